@@ -1,0 +1,58 @@
+"""Asking, scoring, comparing, deciding.
+
+    import harness
+    base, tuned = harness.run(harness.RunSpec(model="gemma-3-270m"), adapters=["adapters/uz"])
+    harness.compare(base, tuned)
+
+Names are loaded when they are first used: `import harness` reads nothing else.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.comparison import compare
+    from harness.evaluate import run
+    from harness.imports import import_runs
+    from harness.records import Comparison, Metric, Run, RunSpec, Sample, Score
+    from harness.runs import RunDirectory, find_runs, open_run
+
+_HOMES = {
+    "compare": "harness.comparison",
+    "run": "harness.evaluate",
+    "import_runs": "harness.imports",
+    "find_runs": "harness.runs",
+    "open_run": "harness.runs",
+    "RunDirectory": "harness.runs",
+    "Comparison": "harness.records",
+    "Metric": "harness.records",
+    "Run": "harness.records",
+    "RunSpec": "harness.records",
+    "Sample": "harness.records",
+    "Score": "harness.records",
+}
+
+__all__ = [
+    "Comparison",
+    "Metric",
+    "Run",
+    "RunDirectory",
+    "RunSpec",
+    "Sample",
+    "Score",
+    "compare",
+    "find_runs",
+    "import_runs",
+    "open_run",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'harness' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,373 @@
+"""The command: parses, calls the rooms, prints. Every room is imported inside the command that needs it.
+
+Exit codes: 0 done, 2 what the user can fix, 3 the environment, 130 Ctrl-C; a bug keeps its traceback (1).
+Data go to files and their paths to stdout, one a line; progress and prose go to stderr.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, UsageError, UzBenchError
+
+# typer carries a click of its own and exports only the leaves of its errors.
+_CommandLineError = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="uzbench",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="""Is the tuned Uzbek checkpoint really better than its base, by how much, and how sure is that?
+
+\b
+  uzbench demo
+  uzbench run --model gemma-3-270m --tasks uz_core --limit 20
+  uzbench compare runs/BASE runs/TUNED
+""",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Out = Annotated[Path, typer.Option(help="Where run directories and the store of answers are kept.")]
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Runs one command line; returns its exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("harness").setLevel(logging.INFO)
+    logging.getLogger("train").setLevel(logging.INFO)
+    try:
+        code = app(args=list(arguments), standalone_mode=False, prog_name="uzbench")
+    except UzBenchError as error:
+        print(f"uzbench: {error}", file=sys.stderr)
+        return error.exit_code
+    except _CommandLineError as error:
+        print(_usage_line(error), file=sys.stderr)
+        return EXIT_USER
+    except (KeyboardInterrupt, typer.Abort):
+        print("uzbench: stopped. What was answered is kept; the same command goes on from there.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (| head): nothing is left to say.
+        sys.stderr.close()
+        return EXIT_DONE
+    return code if isinstance(code, int) else EXIT_DONE
+
+
+def _usage_line(error: Any) -> str:
+    message = error.format_message()
+    # No arguments at all: the message is the help page.
+    if "\n" in message:
+        return str(message)
+    where = error.ctx.command_path if error.ctx else "uzbench"
+    return f"{where}: {message} See: {where} --help"
+
+
+@app.command()
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="A few minutes instead of twenty; proves little.")] = False,
+    out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo-out"),
+    json: Json = False,
+) -> None:
+    """Train an Uzbek adapter on this machine, offline, and compare it with its base.
+
+    \b
+      uzbench demo
+      uzbench demo --quick
+      uzbench demo --out /tmp/demo
+    """
+    from harness.demo import run_demo
+
+    result = run_demo(out, quick=quick)
+    if json:
+        _print_json(result.comparison.to_dict())
+    else:
+        _print_paths(result.paths)
+
+
+@app.command()
+def tasks(json: Json = False) -> None:
+    """What can be asked.
+
+    \b
+      uzbench tasks
+      uzbench tasks --json
+      uzbench run --model gemma-3-270m --tasks uz_topic,uz_qa
+    """
+    from tasks_uz import catalog
+    from tasks_uz.text import ORTHOGRAPHIES
+
+    variants = catalog.tasks().values()
+    rows = [
+        {
+            "task": task.name,
+            "suite": task.suite,
+            "type": task.type,
+            "n": task.n,
+            "orthographies": [
+                name
+                for name in ORTHOGRAPHIES
+                if any(other.base == task.name and other.orthography == name for other in variants)
+            ],
+            "metric": task.primary,
+            "chance": task.chance,
+            "source": task.source,
+            "licence": task.licence,
+        }
+        for task in catalog.base_tasks()
+    ]
+    if json:
+        _print_json({"tasks": rows})
+        return
+    header = ["task", "suite", "type", "n", "orthographies", "metric", "chance"]
+    lines = [[", ".join(v) if isinstance(v := row[key], list) else str(v) for key in header] for row in rows]
+    _print_columns([header, *lines])
+    print(f"groups: {', '.join(sorted(catalog.groups()))}; fixed subset: {catalog.DEMO}", file=sys.stderr)
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Option(help="Hub id, directory, or a packaged model (gemma-3-270m).")],
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="LoRA adapter: hub id or directory; repeatable. The base is asked too.")
+    ] = None,
+    tasks: Annotated[str, typer.Option(help="Tasks and groups, by comma. All: uzbench tasks")] = "uz_core",
+    orthography: Annotated[str, typer.Option(help="latin, cyrillic, latin2026, by comma, or all.")] = "latin",
+    prompts: Annotated[str, typer.Option(help="default, or all the prompts of a task.")] = "default",
+    prompt_format: Annotated[
+        str | None, typer.Option(help="plain, alpaca or chat. Default: what the adapter was trained in, else plain.")
+    ] = None,
+    chat_template: Annotated[bool, typer.Option("--chat-template", help="The same as --prompt-format chat.")] = False,
+    shots: Annotated[int | None, typer.Option(help="Worked examples before each question. Default: the task's.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Documents a task, for trying; the run says so.")] = None,
+    seed: Annotated[int, typer.Option(help="Of sampling, where --gen-kwargs ask for it.")] = 1234,
+    gen_kwargs: Annotated[str, typer.Option(help="Generation settings, K=V by comma.")] = "",
+    backend: Annotated[str, typer.Option(help="engine (each context once) or hf (lm-eval's own).")] = "engine",
+    quantization: Annotated[
+        str | None, typer.Option(help="none, int8 or nf4. Default: as the adapter was trained, else none.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16. auto: float32 on a CPU.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit of the model.")] = None,
+    mirror: Annotated[Path | None, typer.Option(help="Hub data sets on this disk. Default: $UZBENCH_MIRROR.")] = None,
+    out: Out = Path("runs"),
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that the model's repository carries.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Ask a model, and adapters of it, the tasks; a run that was killed goes on where it was.
+
+    \b
+      uzbench run --model gemma-3-270m --limit 20
+      uzbench run --model gemma-3-270m --adapter demo-out/adapter --tasks uz_demo --orthography all
+      uzbench run --model gemma-3-270m --tasks uz_sib200 --mirror MIRROR
+    """
+    from harness.evaluate import adapter_defaults
+    from harness.evaluate import run as ask
+    from harness.records import RunSpec
+
+    if chat_template and prompt_format not in (None, "chat"):
+        raise UsageError(f"--chat-template and --prompt-format {prompt_format} contradict each other.")
+    adapters = adapter or []
+    defaults = adapter_defaults(adapters)
+    spec = RunSpec(
+        model=model,
+        revision=revision,
+        quantization=quantization or defaults.quantization,
+        dtype=dtype,
+        backend=backend,
+        tasks=_by_comma(tasks),
+        n_shot=shots,
+        limit=limit,
+        seed=seed,
+        gen_kwargs=_pairs(gen_kwargs),
+        prompt_format="chat" if chat_template else prompt_format or defaults.prompt_format,
+        orthographies=_by_comma(orthography),
+        prompts=prompts,
+        trust_remote_code=trust_remote_code,
+    )
+    found = ask(spec, adapters=adapters, out=out, mirror=mirror, progress=sys.stderr.isatty())
+    if json:
+        _print_json(
+            {
+                "runs": [
+                    {
+                        "directory": str(each.path),
+                        **each.run.to_dict(),
+                        "metrics": [metric.to_dict() for metric in each.metrics],
+                    }
+                    for each in found
+                ]
+            }
+        )
+    else:
+        _print_paths([each.path for each in found])
+
+
+@app.command()
+def runs(
+    directory: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs"), json: Json = False
+) -> None:
+    """What has been run: model, tasks, date, limited, complete.
+
+    \b
+      uzbench runs
+      uzbench runs demo-out/runs
+      uzbench runs --json
+    """
+    from harness.runs import find_runs
+
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: no such directory. Runs are made by: uzbench run --model MODEL")
+    found = find_runs(directory)
+    if json:
+        _print_json({"runs": [{"directory": str(each.path), **each.run.to_dict()} for each in found]})
+        return
+    header = ["directory", "model", "tasks", "format", "date", "limited", "complete"]
+    lines = [
+        [
+            str(each.path),
+            each.run.model_name,
+            ",".join(each.run.spec.tasks),
+            each.run.spec.prompt_format,
+            each.run.created,
+            "limited" if each.run.limited else "",
+            "" if each.run.complete else "cut off",
+        ]
+        for each in found
+    ]
+    _print_columns([header, *lines])
+
+
+@app.command(name="import")
+def import_(
+    directory: Annotated[Path, typer.Argument(help="What `lm_eval --output_path` wrote.")],
+    model: Annotated[str | None, typer.Option(help="What to call the model.")] = None,
+    out: Out = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Take what stock lm-eval wrote (results_*.json, samples_*.jsonl) as runs.
+
+    \b
+      lm_eval run --include_path tasks_uz --tasks uz_topic --model hf --output_path D --log_samples
+      uzbench import D
+      uzbench import D --model my-model --out runs
+    """
+    from harness.imports import import_runs
+
+    found = import_runs(directory, model=model, out=out)
+    if json:
+        _print_json({"runs": [{"directory": str(each.path), **each.run.to_dict()} for each in found]})
+    else:
+        _print_paths([each.path for each in found])
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="Run directory of the base.")],
+    candidates: Annotated[list[Path], typer.Argument(metavar="CAND...", help="Run directories to hold against it.")],
+    margin: Annotated[float, typer.Option(help="Differences inside ± this fraction count as the same.")] = 0.03,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the report goes. Default: inside the candidate's directory.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say whether a run is better than its base, by how much, and how sure that is.
+
+    \b
+      uzbench compare runs/BASE runs/TUNED
+      uzbench compare runs/BASE runs/TUNED --margin 0.02 --out report
+      uzbench compare runs/BASE runs/TUNED --json
+    """
+    from harness.comparison import compare as compare_runs
+    from harness.files import write_json
+    from harness.runs import open_run
+    from reports.markdown import headline_table, write_report
+
+    base_run = open_run(base)
+    done, paths = [], []
+    for candidate in candidates:
+        cand_run = open_run(candidate)
+        comparison = compare_runs(base_run, cand_run, margin=margin)
+        done.append(comparison)
+        if json and out is None:
+            continue
+        folder = out or candidate / f"against-{base_run.run.run_id}"
+        if out is not None and len(candidates) > 1:
+            folder = out / cand_run.run.run_id
+        paths.append(write_json(folder / "comparison.json", comparison.to_dict()))
+        paths.append(write_report(comparison, base_run, cand_run, folder / "report.md"))
+        if not json:
+            for note in comparison.notes:
+                print(note, file=sys.stderr)
+            print(headline_table(comparison), file=sys.stderr)
+    if json:
+        document = [comparison.to_dict() for comparison in done]
+        _print_json(document[0] if len(document) == 1 else {"comparisons": document})
+    else:
+        _print_paths(paths)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML, such as train/recipes/demo_cpu.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Instead of the recipe's.")] = None,
+    json: Json = False,
+) -> None:
+    """Train a LoRA adapter on instruction, input, output rows; a run that was killed goes on where it was.
+
+    \b
+      uzbench train train/recipes/demo_cpu.yaml
+      uzbench train train/recipes/demo_cpu.yaml data=rows.jsonl out=adapters/mine
+      uzbench run --model gemma-3-270m --adapter adapters/mine
+    """
+    from train.qlora import train as train_adapter
+    from train.recipe import read_recipe
+
+    result = train_adapter(read_recipe(recipe, overrides or []), progress=sys.stderr.isatty())
+    if json:
+        _print_json({"adapter": str(result.adapter), "manifest": result.manifest.to_dict()})
+    else:
+        _print_paths([result.adapter])
+
+
+def _by_comma(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _pairs(text: str) -> dict[str, Any]:
+    """K=V by comma, values as YAML reads them: numbers, true, false, text."""
+    import yaml
+
+    pairs = {}
+    for part in _by_comma(text):
+        key, mark, value = part.partition("=")
+        if not mark or not key:
+            raise UsageError(f"--gen-kwargs {part!r}: expected K=V, such as temperature=0.7.")
+        pairs[key.strip()] = yaml.safe_load(value)
+    return pairs
+
+
+def _print_paths(paths: Sequence[Path]) -> None:
+    for path in paths:
+        print(path)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    from harness.files import SCHEMA, dumps
+
+    print(dumps({"schema": SCHEMA, **document}, indent=2))
+
+
+def _print_columns(lines: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

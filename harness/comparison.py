@@ -1,0 +1,276 @@
+"""Comparing: two runs in, one Comparison out; paired by document, refused where they don't pair.
+
+Within an orthography runs pair by (task, prompt, doc_hash, occurrence); across orthographies by item id.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+
+import numpy as np
+
+from harness import stats
+from harness.errors import UnpairedError, UsageError
+from harness.records import Comparison, OrthographyGap, Overall, Row, Score, Side, TaskRecord
+from harness.runs import RunDirectory, open_run
+
+MARGIN = 0.03
+"""Differences inside ± 3 points count as the same."""
+
+TaskKey = tuple[str, str, str]
+RunLike = RunDirectory | str | PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    row: Row
+    stderr: float | None
+
+
+def compare(base: RunLike, cand: RunLike, *, margin: float = MARGIN) -> Comparison:
+    """Compares a candidate with its base, document by document.
+
+    margin: in [0,1]. Raises UnpairedError naming what differs, RecordError, UsageError.
+    """
+    if not 0 < margin < 1:
+        raise UsageError(f"--margin {margin}: expected a fraction between 0 and 1, such as 0.03.")
+    base = base if isinstance(base, RunDirectory) else open_run(base)
+    cand = cand if isinstance(cand, RunDirectory) else open_run(cand)
+    asked_differently = _check_pairing(base, cand)
+    scores = _by_metric(base.scores), _by_metric(cand.scores)
+    compared = []
+    for task in base.run.tasks:
+        for metric, name in scores[0].get(task.key, {}):
+            pairs = _pairs(task, scores[0][task.key][metric, name], scores[1][task.key].get((metric, name), []))
+            if pairs.base.size:
+                compared.append(_compared(task, metric, name, pairs, margin))
+    if not compared:
+        raise UnpairedError(f"{base.path} and {cand.path} have no document that both scored.")
+    adjusted, overall = _adjusted(compared, margin)
+    return Comparison(
+        base=Side.of(base.run),
+        cand=Side.of(cand.run),
+        margin=margin,
+        rows=tuple(adjusted),
+        overall={each.orthography: each for each in overall},
+        orthography_gaps=tuple([*orthography_gaps(base, "base"), *orthography_gaps(cand, "cand")]),
+        asked_differently=asked_differently,
+        limited=base.run.limited or cand.run.limited,
+        notes=tuple(_notes(base, cand)),
+    )
+
+
+# Pairing.
+
+
+def _check_pairing(base: RunDirectory, cand: RunDirectory) -> bool:
+    """Refuses runs that don't pair; returns whether they were asked in different prompt formats."""
+    mine, theirs = ({task.key: task for task in run.run.tasks} for run in (base, cand))
+    if set(mine) != set(theirs):
+        missing = _names(set(mine) - set(theirs))
+        extra = _names(set(theirs) - set(mine))
+        parts = [f"only {base.path} has {missing}"] if missing else []
+        parts += [f"only {cand.path} has {extra}"] if extra else []
+        raise UnpairedError(f"The runs asked different tasks: {'; '.join(parts)}. Run the same --tasks for both.")
+    formats = base.run.spec.prompt_format, cand.run.spec.prompt_format
+    known = base.run.source == cand.run.source == "uzbench"
+    asked_differently = known and formats[0] != formats[1]
+    hashes = [_hashes(run) for run in (base, cand)]
+    for key, task in mine.items():
+        other = theirs[key]
+        name = _names([key])
+        for what, one, two in (
+            ("version", task.version, other.version),
+            ("number of shots", task.n_shot, other.n_shot),
+        ):
+            if one != two:
+                raise UnpairedError(
+                    f"{name}: the {what} differs, {one} in {base.path} and {two} in {cand.path}. "
+                    "Run both with the same uzbench and options."
+                )
+        one_docs, two_docs = (set(each[key]) for each in hashes)
+        if one_docs != two_docs:
+            raise UnpairedError(
+                f"{name}: the documents differ (doc_hash): {len(one_docs - two_docs)} only in {base.path}, "
+                f"{len(two_docs - one_docs)} only in {cand.path}. Run both with the same --limit and data."
+            )
+        if not asked_differently:
+            differing = [doc for doc, prompt in hashes[0][key].items() if prompt != hashes[1][key][doc]]
+            # A record without prompt hashes can't be held to them.
+            differing = [doc for doc in differing if hashes[0][key][doc] and hashes[1][key][doc]]
+            if differing:
+                raise UnpairedError(
+                    f"{name}: the prompts differ (prompt_hash) on {len(differing)} of {len(one_docs)} documents, though "
+                    "neither run says that it was asked in another prompt format. Run both with the same "
+                    "--prompt-format, --shots and uzbench."
+                )
+    return asked_differently
+
+
+def _hashes(run: RunDirectory) -> dict[TaskKey, dict[tuple[str, int], str]]:
+    found: dict[TaskKey, dict[tuple[str, int], str]] = defaultdict(dict)
+    for sample in run.samples:
+        key = sample.task, sample.orthography, sample.prompt_id
+        found[key][sample.doc_hash, sample.occurrence] = sample.prompt_hash
+    return found
+
+
+def _names(keys: Iterable[TaskKey]) -> str:
+    shown = sorted(" ".join(part for part in (key[0], key[1] if key[1] != "latin" else "") if part) for key in keys)
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+
+
+def _by_metric(scores: Iterable[Score]) -> dict[TaskKey, dict[tuple[str, str], list[Score]]]:
+    found: dict[TaskKey, dict[tuple[str, str], list[Score]]] = defaultdict(lambda: defaultdict(list))
+    for score in scores:
+        found[score.task_key][score.metric, score.filter].append(score)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    base: stats.Floats
+    cand: stats.Floats
+    groups: list[str]
+    n_unscored: int
+
+
+def _pairs(task: TaskRecord, base: Sequence[Score], cand: Sequence[Score]) -> _Pairs:
+    theirs = {score.pair_key: score for score in cand}
+    one, two, groups, unscored = [], [], [], 0
+    for score in base:
+        other = theirs.get(score.pair_key)
+        if score.value is None or other is None or other.value is None:
+            unscored += 1
+            continue
+        one.append(score.value)
+        two.append(other.value)
+        groups.append(score.group)
+    return _Pairs(np.asarray(one, dtype=np.float64), np.asarray(two, dtype=np.float64), groups, unscored)
+
+
+# Comparing.
+
+
+def _compared(task: TaskRecord, metric: str, filter_name: str, pairs: _Pairs, margin: float) -> _Compared:
+    found = stats.paired(pairs.base, pairs.cand, pairs.groups)
+    higher = task.metrics.get(metric, True)
+    rises = pairs.cand > pairs.base if higher else pairs.cand < pairs.base
+    falls = pairs.cand < pairs.base if higher else pairs.cand > pairs.base
+    row = Row(
+        task=task.task,
+        orthography=task.orthography,
+        prompt_id=task.prompt_id,
+        metric=metric,
+        filter=filter_name,
+        primary=metric == task.primary,
+        base=float(pairs.base.mean()),
+        cand=float(pairs.cand.mean()),
+        delta=found.delta,
+        ci95=found.ci95,
+        p=found.p,
+        p_adjusted=None,
+        n_pairs=len(pairs.groups),
+        n_unscored=pairs.n_unscored,
+        n_clusters=found.n_clusters,
+        mde=found.mde,
+        gained=int(rises.sum()),
+        lost=int(falls.sum()),
+        test=found.test,
+        chance=task.chance if metric == task.primary else None,
+        higher_is_better=higher,
+        verdict=stats.verdict(found.p, found.ci95, found.delta, margin, higher),
+    )
+    return _Compared(row, found.stderr)
+
+
+def _adjusted(compared: Sequence[_Compared], margin: float) -> tuple[list[Row], list[Overall]]:
+    """Holm and the macro average over the primary metrics of each orthography; other rows stay descriptive."""
+    rows = [each.row for each in compared]
+    overall = []
+    for orthography in dict.fromkeys(row.orthography for row in rows):
+        family = [
+            index for index, row in enumerate(rows) if row.orthography == orthography and row.primary
+        ]
+        if not family:
+            continue
+        for index, p in zip(family, stats.holm([rows[index].p for index in family]), strict=True):
+            row = rows[index]
+            decided = stats.verdict(p, row.ci95, row.delta, margin, row.higher_is_better)
+            rows[index] = replace(row, p_adjusted=p, verdict=decided)
+        members = [rows[index] for index in family]
+        delta, low, high, p = stats.macro(
+            [row.delta if row.higher_is_better else -row.delta for row in members],
+            [compared[index].stderr for index in family],
+        )
+        overall.append(
+            Overall(
+                orthography=orthography,
+                n_tasks=len(members),
+                base=float(np.mean([row.base for row in members])),
+                cand=float(np.mean([row.cand for row in members])),
+                delta=delta,
+                ci95=(low, high),
+                p=p,
+                verdict=stats.verdict(p, (low, high), delta, margin),
+            )
+        )
+    return rows, overall
+
+
+def orthography_gaps(run: RunDirectory, side: str) -> list[OrthographyGap]:
+    """What a model loses in another alphabet: primary metrics, paired by item with the Latin of 1995."""
+    by_metric = _by_metric(run.scores)
+    gaps = []
+    for task in run.run.tasks:
+        latin_key = task.task, "latin", task.prompt_id
+        if task.orthography == "latin" or latin_key not in by_metric:
+            continue
+        latin = {score.item_id: score for score in by_metric[latin_key].get((task.primary, "none"), [])}
+        one, two, groups = [], [], []
+        for score in by_metric[task.key].get((task.primary, "none"), []):
+            other = latin.get(score.item_id) if score.item_id else None
+            if other is not None and score.value is not None and other.value is not None:
+                one.append(other.value)
+                two.append(score.value)
+                groups.append(score.group)
+        if not one:
+            continue
+        values = np.asarray(one, dtype=np.float64), np.asarray(two, dtype=np.float64)
+        found = stats.paired(*values, groups)
+        gaps.append(
+            OrthographyGap(
+                side=side,
+                task=task.task,
+                metric=task.primary,
+                orthography=task.orthography,
+                latin=float(values[0].mean()),
+                other=float(values[1].mean()),
+                delta=found.delta,
+                ci95=found.ci95,
+                p=found.p,
+                n_pairs=len(groups),
+            )
+        )
+    return gaps
+
+
+def _notes(base: RunDirectory, cand: RunDirectory) -> list[str]:
+    notes = []
+    one, two = base.run.spec, cand.run.spec
+    if one.prompt_format != two.prompt_format and base.run.source == cand.run.source == "uzbench":
+        notes.append(
+            f"Asked differently: the base in the format {one.prompt_format}, the candidate in {two.prompt_format}. "
+            "Part of the difference is the format, not the model."
+        )
+    if base.run.limited or cand.run.limited:
+        which = base.run.subset or "a --limit"
+        notes.append(f"Limited: the tasks were asked on a part of their documents ({which}).")
+    if base.run.model_key == cand.run.model_key and base.run.source == "uzbench":
+        notes.append("Both runs are of the same model.")
+    if one.quantization != two.quantization:
+        notes.append(f"Quantized differently: base {one.quantization}, candidate {two.quantization}.")
+    return notes

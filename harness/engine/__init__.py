@@ -1,0 +1,1 @@
+"""Model backends: what answers the requests."""

@@ -1,0 +1,417 @@
+"""Asking: a RunSpec in, run directories out. The one home of lm-eval beside the engine.
+
+    run(RunSpec(model="gemma-3-270m", tasks=("uz_core",)), out=Path("runs"))
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import provenance
+from harness.errors import NetworkError, UnknownNameError, UsageError
+from harness.files import write_json
+from harness.metrics import summarize
+from harness.records import Run, RunSpec, Sample, Score, TaskRecord, digest
+from harness.runs import PLAN, RUN, RunDirectory, slug, write_run
+from harness.scoring import numeric_metrics, read_samples, task_record
+from harness.store import STORE, Store
+from tasks_uz import catalog
+from tasks_uz.data import ROOT, HubUnreachableError, MirrorError
+from tasks_uz.prompts import STOP, TARGET_DELIMITER
+from tasks_uz.text import ORTHOGRAPHIES, TASK_SUFFIX
+
+if TYPE_CHECKING:
+    from harness.engine.identity import Located
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterDefaults:
+    """How an adapter was trained, and so how it is asked unless a person says otherwise."""
+
+    prompt_format: str = "plain"
+    quantization: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One model of a load: the base (adapter None) or one of its adapters."""
+
+    spec: RunSpec
+    adapter: Located | None
+    model_name: str
+
+
+def run(
+    spec: RunSpec,
+    *,
+    adapters: Sequence[str] = (),
+    out: Path = Path("runs"),
+    mirror: Path | None = None,
+    progress: bool = True,
+) -> list[RunDirectory]:
+    """Asks a model its tasks, and each adapter of it too, from one load; a killed run goes on where it was.
+
+    adapters: directories or hub ids; the base is asked as well, first. out: run directories and the store
+    go there. mirror: hub data on the disk.
+    Raises UzBenchError; KeyboardInterrupt leaves what was answered in the store.
+    """
+    if spec.adapter:
+        raise UsageError("RunSpec.adapter names the adapter of a finished run; name adapters to run() instead.")
+    names, subset = select(spec)
+    from harness.engine.identity import check_adapter, locate_adapter, locate_model
+
+    base = locate_model(spec.model, spec.revision)
+    targets = [Target(spec, None, _short_name(spec.model))]
+    for name in adapters:
+        adapter = locate_adapter(name)
+        check_adapter(adapter, base, name)
+        label = f"{_short_name(spec.model)}+{_short_name(name)}"
+        targets.append(Target(replace(spec, adapter=name), adapter, label))
+    repeated = {target.model_name for target in targets if [t.model_name for t in targets].count(target.model_name) > 1}
+    if repeated:
+        raise UsageError(f"Two adapters are called {sorted(repeated)[0]!r}: rename one of the directories.")
+
+    if mirror is not None and not Path(mirror).is_dir():
+        raise UsageError(f"--mirror {mirror}: no such directory. Fill one with: uzbench mirror --out {mirror}")
+    with Store(Path(out) / STORE) as store, _quiet_libraries(), _data_faults():
+        session = _Session(spec, base, targets, store, mirror, progress)
+        return [session.ask(target, names, subset, Path(out)) for target in targets]
+
+
+def select(spec: RunSpec) -> tuple[list[str], str | None]:
+    """The lm-eval names of what a spec asks, and the subset's name if it is one.
+
+    A base task or group stands for its variants in spec.orthographies; a variant's own name for itself.
+    Raises UnknownNameError with the nearest name, UsageError.
+    """
+    known, groups = catalog.tasks(), catalog.groups()
+    wanted = ORTHOGRAPHIES if "all" in spec.orthographies else spec.orthographies
+    subset = catalog.DEMO if catalog.DEMO in spec.tasks else None
+    if subset and len(spec.tasks) > 1:
+        raise UsageError(f"{catalog.DEMO} is a fixed subset and is asked alone, not with other tasks.")
+    names: list[str] = []
+    for task in spec.tasks:
+        if task == catalog.DEMO:
+            members: Sequence[str] = tuple(catalog.demo_items())
+        elif task in groups:
+            members = groups[task]
+        elif task in known:
+            members = (task,)
+        elif not task.startswith("uz_") and task in _builtin_names():
+            names.append(task)
+            continue
+        else:
+            everything = [*known, *groups, catalog.DEMO]
+            raise UnknownNameError("Task", task, everything, "All tasks: uzbench tasks")
+        for member in members:
+            if known[member].base != member:
+                names.append(member)
+                continue
+            variants = [f"{member}{TASK_SUFFIX[each]}" for each in wanted]
+            present = [variant for variant in variants if variant in known]
+            if not present:
+                raise UsageError(
+                    f"Task {member} isn't asked in {', '.join(wanted)}. It is asked in: "
+                    + ", ".join(sorted({info.orthography for info in known.values() if info.base == member}))
+                )
+            names += present
+    return list(dict.fromkeys(names)), subset
+
+
+def _builtin_names() -> frozenset[str]:
+    # Reading lm-eval's own index takes ten seconds: only for a name that isn't ours.
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        return frozenset()
+    return frozenset(TaskManager().all_tasks)
+
+
+class _Session:
+    """One load of a base and its adapters, and the runs it answers."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        base: Located,
+        targets: Sequence[Target],
+        store: Store,
+        mirror: Path | None,
+        progress: bool,
+    ):
+        try:
+            from harness.engine import load
+        except ImportError as error:
+            raise UsageError(f"Asking a model needs {error.name}. Try: pip install 'uzbench[eval]'") from None
+        self.spec, self.base, self.targets = spec, base, targets
+        self.store, self.mirror, self.progress = store, mirror, progress
+        self.device = load.device()
+        self.dtype = load.resolved_dtype(spec, self.device)
+        self.tokenizer = load.load_tokenizer(spec, base)
+        if spec.prompt_format == "chat" and not self.tokenizer.chat_template:
+            raise UsageError(f"Model {spec.model} has no chat template. Ask it with --prompt-format plain")
+        self._server: load.ModelServer | None = None
+        self.load_seconds = 0.0
+
+    def server(self) -> Any:
+        """The loaded model; loading waits until an answer is missing."""
+        if self._server is None:
+            from harness.engine.load import ModelServer
+
+            start = time.perf_counter()
+            adapters = {t.model_name: t.adapter for t in self.targets if t.adapter is not None}
+            # Names of PEFT adapters become module names, which hold no dots.
+            self._adapter_names = {name: f"adapter{number}" for number, name in enumerate(adapters)}
+            renamed = {self._adapter_names[name]: adapter for name, adapter in adapters.items()}
+            self._server = ModelServer(self.spec, self.base, renamed, self.tokenizer)
+            self.load_seconds += time.perf_counter() - start
+        return self._server
+
+    @contextmanager
+    def _answering(self, target: Target) -> Iterator[Any]:
+        server = self.server()
+        name = self._adapter_names[target.model_name] if target.adapter else None
+        with server.answering_as(name) as backend:
+            yield backend
+
+    def ask(self, target: Target, names: Sequence[str], subset: str | None, out: Path) -> RunDirectory:
+        from harness.engine.identity import model_identity, model_key
+        from harness.engine.stored import Plan, StoredLM
+
+        start = time.perf_counter()
+        self.load_seconds = 0.0
+        identity = model_identity(target.spec, self.base, target.adapter, self.dtype, self.device)
+        key = model_key(identity)
+        self.store.remember_model(key, identity)
+        tasks = load_tasks(names, target.spec, self.mirror)
+        spec_hash = target.spec.spec_hash
+        run_id = f"{slug(target.model_name)}-{digest([spec_hash, key])[:10]}"
+        directory = out / run_id
+        started = Run(
+            run_id=run_id,
+            spec=target.spec,
+            spec_hash=spec_hash,
+            model_key=key,
+            model_name=target.model_name,
+            created=provenance.now(),
+            complete=False,
+            subset=subset,
+            git_commit=provenance.git_commit(),
+            versions=provenance.package_versions(),
+            hardware=provenance.hardware(),
+        )
+        write_json(directory / RUN, started.to_dict())
+
+        lm = StoredLM(
+            store=self.store,
+            model_key=key,
+            plan=Plan.load(directory / PLAN, self._token_budget),
+            tokenizer=self.tokenizer,
+            server=partial(self._answering, target),
+            shared_context=target.spec.backend == "engine",
+            label=target.model_name,
+            progress=self.progress,
+        )
+        results = _lm_eval(lm, tasks, target.spec, subset)
+        records, samples, scores = _records(tasks, results)
+        counts = lm.counts
+        log.info(
+            "%s: %d requests, %d not asked again, %d asked",
+            run_id, counts["distinct"], counts["reused"], counts["asked"],
+        )  # fmt: skip
+        elapsed = time.perf_counter() - start
+        done = replace(
+            started,
+            complete=True,
+            tasks=tuple(records),
+            requests=counts,
+            timings={"load_s": round(self.load_seconds, 3), "ask_s": round(elapsed - self.load_seconds, 3)},
+        )
+        return write_run(directory, done, samples, scores, summarize(scores, records))
+
+    def _token_budget(self) -> int:
+        """Tokens a batch, padding counted. On a CPU from the model's shape alone, so that it is always the same."""
+        import torch
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(
+            self.base.path, revision=self.base.revision, trust_remote_code=self.spec.trust_remote_code
+        )
+        config = getattr(config, "text_config", config)
+        if self.device == "cpu":
+            free, most = 2 << 30, 2048
+        else:
+            self.server()
+            free, most = torch.cuda.mem_get_info()[0] // 2, 65536
+        # The engine keeps a layer's activations; lm-eval's path the logits of every position, twice.
+        if self.spec.backend == "engine":
+            per_token = 4 * (3 * getattr(config, "intermediate_size", 4 * config.hidden_size) + 8 * config.hidden_size)
+        else:
+            per_token = 2 * 4 * config.vocab_size
+        return int(min(most, max(256, free // per_token)))
+
+
+def load_tasks(names: Sequence[str], spec: RunSpec, mirror: Path | None = None) -> dict[str, Any]:
+    """lm-eval's task objects by name, set to ask as the spec says."""
+    from lm_eval.tasks import TaskManager
+
+    ours = set(catalog.tasks())
+    metadata = {"mirror": str(mirror)} if mirror else {}
+    manager = TaskManager(
+        include_path=str(ROOT), include_defaults=not ours.issuperset(names), metadata=metadata
+    )
+    tasks: dict[str, Any] = manager.load(list(names))["tasks"]
+    for name, task in tasks.items():
+        if spec.n_shot is not None:
+            task.set_config(key="num_fewshot", value=spec.n_shot)
+        if spec.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
+            task.set_config(key="generation_kwargs", value=dict(spec.gen_kwargs), update=True)
+        task.set_fewshot_seed(seed=spec.seed)
+        if spec.prompt_format != "plain":
+            _set_format(task, spec.prompt_format, name in ours)
+        shots = task.config.num_fewshot or 0
+        available = len(list(task.fewshot_docs() or ())) if shots and name in ours else shots
+        if shots > available:
+            raise UsageError(f"--shots {shots}: task {name} has {available} worked examples.")
+    return tasks
+
+
+def _set_format(task: Any, prompt_format: str, ours: bool) -> None:
+    """Makes a task, and its worked examples, write their prompts in a format."""
+    from tasks_uz.prompts import Prompt, render
+
+    if ours:
+        ask: Callable[[dict[str, Any]], str] = partial(task.config.doc_to_text, prompt_format=prompt_format)
+    else:
+        plain = task.doc_to_text
+
+        def ask(doc: dict[str, Any]) -> str:
+            return render(Prompt(str(plain(doc))), prompt_format)
+
+    delimiter = TARGET_DELIMITER[prompt_format]
+    for config in (task.config, task.fewshot_cfg):
+        config.doc_to_text = ask
+        config.target_delimiter = delimiter
+    stops = STOP[prompt_format]
+    if stops and task.OUTPUT_TYPE == "generate_until":
+        until = [*task.config.generation_kwargs["until"], *stops]
+        task.set_config(key="generation_kwargs", value={"until": until}, update=True)
+
+
+def _lm_eval(lm: Any, tasks: dict[str, Any], spec: RunSpec, subset: str | None) -> dict[str, Any]:
+    from lm_eval.evaluator import evaluate
+
+    indices = _subset_indices(tasks, subset, spec.limit) if subset else None
+    return evaluate(
+        lm=lm,
+        task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
+        limit=None if subset else spec.limit,
+        samples=indices,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=spec.prompt_format == "chat",
+        fewshot_as_multiturn=spec.prompt_format == "chat",
+    )
+
+
+def _subset_indices(tasks: dict[str, Any], subset: str, limit: int | None) -> dict[str, list[int]]:
+    wanted = {base: set(ids) for base, ids in catalog.demo_items().items()}
+    indices = {}
+    for name, task in tasks.items():
+        ids = wanted[catalog.tasks()[name].base]
+        found = [number for number, doc in enumerate(task.eval_docs) if doc["id"] in ids]
+        if len(found) != len(ids):
+            raise UsageError(f"{subset} names {len(ids)} items of {name}, {len(found)} are there: reinstall uzbench.")
+        indices[name] = found[:limit]
+    return indices
+
+
+def _records(
+    tasks: dict[str, Any], results: dict[str, Any]
+) -> tuple[list[TaskRecord], list[Sample], list[Score]]:
+    records, samples, scores = [], [], []
+    for name, task in tasks.items():
+        logged = results["samples"][name]
+        higher = {
+            metric: bool(better)
+            for metric, better in results["higher_is_better"].get(name, {}).items()
+        }
+        record = task_record(
+            name,
+            version=str(results["versions"].get(name)),
+            n_shot=int(results["n-shot"].get(name) or 0),
+            n=len({row["doc_id"] for row in logged}),
+            n_all=results["n-samples"][name]["original"],
+            metrics={metric: higher[metric] for metric in numeric_metrics(logged, higher)},
+            output_type=task.OUTPUT_TYPE,
+        )
+        some_samples, some_scores = read_samples(record, logged)
+        records.append(record)
+        samples += some_samples
+        scores += some_scores
+    return records, samples, scores
+
+
+def _short_name(name: str) -> str:
+    return Path(name.rstrip("/")).name or name
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Progress is ours to show: libraries speak only of what goes wrong."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with ExitStack() as stack, warnings.catch_warnings():
+        for name in ("lm_eval", "datasets", "transformers", "httpx"):
+            logger = logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield
+
+
+@contextmanager
+def _data_faults() -> Iterator[None]:
+    try:
+        yield
+    except HubUnreachableError as error:
+        raise NetworkError(_sentence(error)) from error
+    except MirrorError as error:
+        raise UsageError(_sentence(error)) from error
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error)
+    return text[:1].upper() + text[1:]
+
+
+def adapter_defaults(adapters: Sequence[str]) -> AdapterDefaults:
+    """How adapters want to be asked, from their manifests; plain and unquantized where they don't say.
+
+    Raises UsageError where two adapters want different things, ModelError, RecordError.
+    """
+    from harness.engine.identity import adapter_manifest, locate_adapter
+
+    manifests = {name: adapter_manifest(locate_adapter(name)) for name in adapters}
+    wanted = {
+        name: AdapterDefaults(manifest.prompt_format, manifest.quantization)
+        for name, manifest in manifests.items()
+        if manifest is not None
+    }
+    if len(set(wanted.values())) > 1:
+        listed = "; ".join(f"{name} {each.prompt_format}, {each.quantization}" for name, each in wanted.items())
+        raise UsageError(
+            f"The adapters were trained differently ({listed}): name --prompt-format and --quantization, "
+            "or run them apart."
+        )
+    return next(iter(wanted.values()), AdapterDefaults())

@@ -1,0 +1,430 @@
+"""The records that travel forward: what was asked for, what was answered, what it was worth, what it means.
+
+    RunSpec → Run, Sample → Score → Metric → Comparison
+
+A run directory holds them:
+
+    run.json         Run: the spec, hashes, versions, hardware, timings
+    samples.jsonl    Sample, one a line
+    scores.jsonl     Score, one a line
+    result.json      Metric, all
+
+Records are frozen and check themselves; fractions are in [0,1]; a score that is missing is None with a
+reason, never a number. `Record.to_dict` and `from_dict` are each other's inverse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Self
+
+from harness.errors import RecordError, UnknownNameError, UsageError
+from harness.files import dumps
+from tasks_uz.prompts import FORMATS
+from tasks_uz.text import ORTHOGRAPHIES
+
+QUANTIZATIONS = ("none", "int8", "nf4")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+BACKENDS = ("engine", "hf")
+VERDICTS = ("better", "worse", "same", "unclear")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of a value's JSON with sorted keys."""
+    return hashlib.sha256(dumps(_sorted(value)).encode()).hexdigest()
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return [_sorted(part) for part in value]
+    return value
+
+
+class Record:
+    """What all records share: JSON and back."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; tuples become lists."""
+        return {item.name: _plain(getattr(self, item.name)) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """A record from its JSON; keys it doesn't know are left out, so that an older reader copes.
+
+        Raises RecordError where a key is missing or a value doesn't fit.
+        """
+        hints = _hints(cls)
+        values = {}
+        for item in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if item.name in document:
+                values[item.name] = _typed(document[item.name], hints[item.name])
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise RecordError(f"not a {cls.__name__} record: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return value
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _typed(value, next(part for part in arguments if part is not type(None)))
+    if origin is tuple and isinstance(value, list):
+        if len(arguments) == 2 and arguments[1] is not Ellipsis:
+            return tuple(_typed(part, hint) for part, hint in zip(value, arguments, strict=True))
+        return tuple(_typed(part, arguments[0]) for part in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {key: _typed(part, arguments[1]) for key, part in value.items()}
+    if isinstance(hint, type) and issubclass(hint, Record) and isinstance(value, Mapping):
+        return hint.from_dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def _one_of(kind: str, value: str, known: Iterable[str]) -> None:
+    known = tuple(known)
+    if value not in known:
+        raise UnknownNameError(kind, value, known, f"One of: {', '.join(known)}.")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec(Record):
+    """What is asked of which model: everything that a person chooses.
+
+    model: hub id or directory. adapter: hub id or directory of a LoRA adapter, or None.
+    tasks: task and group names. n_shot: worked examples before each question, None for the task's own.
+    limit: documents a task, None for all. seed: of sampling, where gen_kwargs ask for it.
+    trust_remote_code: runs code that the model's repository carries.
+    """
+
+    model: str
+    revision: str | None = None
+    adapter: str | None = None
+    quantization: str = "none"
+    dtype: str = "auto"
+    backend: str = "engine"
+    tasks: tuple[str, ...] = ("uz_core",)
+    n_shot: int | None = None
+    limit: int | None = None
+    seed: int = 1234
+    gen_kwargs: dict[str, Any] = field(default_factory=dict)
+    prompt_format: str = "plain"
+    orthographies: tuple[str, ...] = ("latin",)
+    prompts: str = "default"
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("quantization", self.quantization, QUANTIZATIONS)
+        _one_of("dtype", self.dtype, DTYPES)
+        _one_of("backend", self.backend, BACKENDS)
+        _one_of("prompt format", self.prompt_format, FORMATS)
+        _one_of("prompts", self.prompts, ("default", "all"))
+        for orthography in self.orthographies:
+            _one_of("orthography", orthography, (*ORTHOGRAPHIES, "all"))
+        if not self.model:
+            raise UsageError("No model is named. Try: uzbench run --model DIRECTORY_OR_HUB_ID")
+        if not self.tasks:
+            raise UsageError("No task is named. All tasks: uzbench tasks")
+        if self.n_shot is not None and self.n_shot < 0:
+            raise UsageError(f"--shots {self.n_shot}: expected 0 or more.")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit {self.limit}: expected 1 or more documents.")
+
+    @property
+    def spec_hash(self) -> str:
+        """SHA-256 of the whole spec."""
+        return digest(self.to_dict())
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord(Record):
+    """What a run knows of one task that it asked, in one orthography and prompt.
+
+    task: base name. lm_eval_task: lm-eval's name. n: documents asked; n_all: documents the task has.
+    metrics: name to whether higher is better. chance: the score of guessing in [0,1], or None.
+    """
+
+    task: str
+    lm_eval_task: str
+    orthography: str
+    prompt_id: str
+    version: str
+    n_shot: int
+    n: int
+    n_all: int
+    primary: str
+    metrics: dict[str, bool]
+    output_type: str
+    chance: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.task, self.orthography, self.prompt_id
+
+
+@dataclass(frozen=True, slots=True)
+class Run(Record):
+    """One model asked once: provenance and what came of it.
+
+    run_id: the name of its directory. model_key: hash of all that changes an answer (see harness.store).
+    model_name: what reports call it. subset: "uz_demo" where a fixed subset was asked.
+    complete: False while it runs and after a kill. created: ISO 8601, UTC. source: "uzbench" or "lm-eval".
+    timings: seconds by stage. requests: asked, reused and split counts of this last call.
+    """
+
+    run_id: str
+    spec: RunSpec
+    spec_hash: str
+    model_key: str
+    model_name: str
+    created: str
+    complete: bool
+    source: str = "uzbench"
+    subset: str | None = None
+    tasks: tuple[TaskRecord, ...] = ()
+    git_commit: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    requests: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def limited(self) -> bool:
+        """Whether some task was asked on fewer documents than it has."""
+        return self.subset is not None or any(task.n < task.n_all for task in self.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample(Record):
+    """One document asked once.
+
+    item_id: stable, never transliterated; empty for imported documents that carry none.
+    group: its passage or article; empty where it stands alone. occurrence: 0 for the first document of this
+    doc_hash within its task and prompt, 1 for the next. choices: empty where the answer is free text.
+    response: the answer, or the choice that was taken. logprobs: log-likelihood (nats) of each choice.
+    """
+
+    task: str
+    orthography: str
+    prompt_id: str
+    item_id: str
+    group: str
+    occurrence: int
+    doc_hash: str
+    prompt_hash: str
+    prompt: str
+    target: str
+    choices: tuple[str, ...]
+    response: str | None
+    logprobs: tuple[float, ...]
+    slice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Score(Record):
+    """What one answer is worth under one metric.
+
+    value: in [0,1], or None with an unscored_reason. scorer: what judged it ("lm-eval", a judge's name).
+    filter: lm-eval's name for how the answer was read ("none", "strict-match").
+    """
+
+    task: str
+    orthography: str
+    prompt_id: str
+    item_id: str
+    group: str
+    occurrence: int
+    doc_hash: str
+    metric: str
+    value: float | None
+    unscored_reason: str | None = None
+    scorer: str = "lm-eval"
+    explanation: str | None = None
+    filter: str = "none"
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.unscored_reason is None):
+            raise ValueError("a score has a value or a reason why it has none, and not both")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"value {self.value} of {self.metric} isn't a finite number")
+
+    @property
+    def task_key(self) -> tuple[str, str, str]:
+        return self.task, self.orthography, self.prompt_id
+
+    @property
+    def pair_key(self) -> tuple[str, int]:
+        """What pairs it with another run's score of the same task, prompt and orthography."""
+        return self.doc_hash, self.occurrence
+
+
+@dataclass(frozen=True, slots=True)
+class Metric(Record):
+    """A task's score under one metric, over its documents.
+
+    value, stderr, ci95: in the metric's unit, [0,1]; None where nothing was scored, stderr None below 2
+    documents. n: documents scored; n_unscored: documents not. n_clusters: passages, or n where independent.
+    """
+
+    task: str
+    orthography: str
+    prompt_id: str
+    task_version: str
+    metric: str
+    primary: bool
+    value: float | None
+    stderr: float | None
+    ci95: tuple[float, float] | None
+    n: int
+    n_unscored: int
+    n_clusters: int
+    chance: float | None
+    higher_is_better: bool
+    filter: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Row(Record):
+    """One task and metric, base against candidate, paired by document.
+
+    delta: cand - base. ci95: of delta. p: two-sided; p_adjusted: Holm over the primary metrics of an
+    orthography, None on other rows. n_pairs: documents scored in both runs; n_unscored: documents not.
+    mde: the smallest difference that a test of this size finds 80 % of the time. gained, lost: documents whose
+    score rose, fell. test: "mcnemar", "sign-flip" or "none" where nothing differs.
+    """
+
+    task: str
+    orthography: str
+    prompt_id: str
+    metric: str
+    primary: bool
+    base: float
+    cand: float
+    delta: float
+    ci95: tuple[float, float]
+    p: float
+    p_adjusted: float | None
+    n_pairs: int
+    n_unscored: int
+    n_clusters: int
+    mde: float | None
+    gained: int
+    lost: int
+    test: str
+    chance: float | None
+    higher_is_better: bool
+    verdict: str
+    filter: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict {self.verdict!r} isn't one of {VERDICTS}")
+
+
+@dataclass(frozen=True, slots=True)
+class Overall(Record):
+    """The macro average over the primary metrics of one orthography (each task counts the same)."""
+
+    orthography: str
+    n_tasks: int
+    base: float
+    cand: float
+    delta: float
+    ci95: tuple[float, float]
+    p: float
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Side(Record):
+    """Who was compared: enough to find the run again and to say what it was."""
+
+    run_id: str
+    model_name: str
+    model: str
+    adapter: str | None
+    quantization: str
+    prompt_format: str
+    model_key: str
+    limited: bool
+
+    @classmethod
+    def of(cls, run: Run) -> Side:
+        spec = run.spec
+        return cls(
+            run_id=run.run_id,
+            model_name=run.model_name,
+            model=spec.model,
+            adapter=spec.adapter,
+            quantization=spec.quantization,
+            prompt_format=spec.prompt_format,
+            model_key=run.model_key,
+            limited=run.limited,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OrthographyGap(Record):
+    """How much worse one model does in another alphabet, paired by item: other - Latin.
+
+    side: "base" or "cand".
+    """
+
+    side: str
+    task: str
+    metric: str
+    orthography: str
+    latin: float
+    other: float
+    delta: float
+    ci95: tuple[float, float]
+    p: float
+    n_pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Record):
+    """A candidate against its base.
+
+    margin: differences inside ± margin count as the same. overall: by orthography.
+    asked_differently: the prompt formats differ.
+    """
+
+    base: Side
+    cand: Side
+    margin: float
+    rows: tuple[Row, ...]
+    overall: dict[str, Overall]
+    orthography_gaps: tuple[OrthographyGap, ...] = ()
+    asked_differently: bool = False
+    limited: bool = False
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,81 @@
+"""Run directories: writing, reading and finding them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from harness.errors import RecordError
+from harness.files import read_json, read_jsonl, write_json, write_jsonl
+from harness.records import Metric, Run, Sample, Score
+
+RUN, SAMPLES, SCORES, RESULT, PLAN = "run.json", "samples.jsonl", "scores.jsonl", "result.json", "plan.json"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run on the disk; its larger files are read when they are first asked for."""
+
+    path: Path
+    run: Run
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        return [Sample.from_dict(row) for _, row in read_jsonl(self.path / SAMPLES)]
+
+    @cached_property
+    def scores(self) -> list[Score]:
+        return [Score.from_dict(row) for _, row in read_jsonl(self.path / SCORES)]
+
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        return [Metric.from_dict(row) for row in read_json(self.path / RESULT)["metrics"]]
+
+
+def open_run(path: str | os.PathLike[str], *, complete: bool = True) -> RunDirectory:
+    """Opens a run directory.
+
+    complete: refuses a run that was cut off. Raises RecordError, DataError.
+    """
+    path = Path(path)
+    if not (path / RUN).is_file():
+        if (path / "results.json").exists() or list(path.glob("results_*.json")):
+            raise RecordError(f"{path} is what lm-eval wrote, not a run. Try: uzbench import {path}")
+        raise RecordError(f"{path} isn't a run directory: it has no {RUN}. All runs: uzbench runs")
+    run = Run.from_dict(read_json(path / RUN))
+    if complete and not run.complete:
+        raise RecordError(
+            f"Run {path} was cut off before its end. Type the same uzbench run again: what was answered is kept."
+        )
+    return RunDirectory(path, run)
+
+
+def find_runs(directory: Path) -> list[RunDirectory]:
+    """The runs directly below a directory, newest first; cut-off ones too, unreadable ones left out."""
+    found = []
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        try:
+            found.append(open_run(path, complete=False))
+        except RecordError:
+            continue
+    return sorted(found, key=lambda each: each.run.created, reverse=True)
+
+
+def write_run(
+    path: Path, run: Run, samples: Iterable[Sample], scores: Iterable[Score], metrics: Iterable[Metric]
+) -> RunDirectory:
+    """Writes a whole run; run.json comes last, so that a complete one has all its files."""
+    write_jsonl(path / SAMPLES, (sample.to_dict() for sample in samples))
+    write_jsonl(path / SCORES, (score.to_dict() for score in scores))
+    write_json(path / RESULT, {"metrics": [metric.to_dict() for metric in metrics]})
+    write_json(path / RUN, run.to_dict())
+    return RunDirectory(path, run)
+
+
+def slug(name: str) -> str:
+    """A model's name as part of a file name."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:80] or "model"

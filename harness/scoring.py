@@ -1,0 +1,178 @@
+"""From what lm-eval logs of a document to our Sample and Scores.
+
+One logged sample, shortened (https://github.com/EleutherAI/lm-evaluation-harness, `--log_samples`):
+
+    {"doc_id": 0, "doc": {"id": "topic-001", …}, "target": "1", "filter": "none", "metrics": ["acc"],
+     "arguments": {"gen_args_0": {"arg_0": "Matn qaysi …", "arg_1": " siyosat"}, …},
+     "resps": [[["-11.2", "False"]], …], "filtered_resps": [["-11.2", "False"], …],
+     "doc_hash": "6d5…", "prompt_hash": "a01…", "acc": 1.0}
+
+In memory `arguments` is a list of tuples and the numbers are numbers; both forms are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.records import Sample, Score, TaskRecord
+from tasks_uz import catalog
+
+UNSCORED = "unscored"
+NO_ANSWER = "no answer"
+
+Logged = Mapping[str, Any]
+
+
+def task_record(
+    name: str,
+    *,
+    version: str,
+    n_shot: int,
+    n: int,
+    n_all: int,
+    metrics: dict[str, bool],
+    output_type: str,
+) -> TaskRecord:
+    """What a run says of a task: a variant of ours carries its base's name, any other its own.
+
+    name: lm-eval's. metrics: name to whether higher is better.
+    """
+    info = catalog.tasks().get(name)
+    if info is not None:
+        primary = info.primary
+    else:
+        primary = "acc" if "acc" in metrics else next(iter(metrics), "")
+    return TaskRecord(
+        task=info.base if info else name,
+        lm_eval_task=name,
+        orthography=info.orthography if info else "latin",
+        prompt_id=info.prompt if info else "p1",
+        version=version,
+        n_shot=n_shot,
+        n=n,
+        n_all=n_all,
+        primary=primary,
+        metrics=metrics,
+        output_type=output_type,
+        chance=info.chance if info else None,
+    )
+
+
+def read_samples(task: TaskRecord, logged: Iterable[Logged]) -> tuple[list[Sample], list[Score]]:
+    """The records of one task's documents, in the order logged.
+
+    task.metrics names the metrics to read; the others that a sample carries (tuples for corpus metrics) stay.
+    A task with several filters logs a document once for each: every filter gives scores, the first the sample.
+    """
+    samples, scores = [], []
+    first: str | None = None
+    seen: dict[str, Counter[str]] = {}
+    for row in logged:
+        name = str(row.get("filter") or "none")
+        first = first or name
+        occurrence = seen.setdefault(name, Counter())
+        sample = _sample(task, row, occurrence[row["doc_hash"]])
+        occurrence[row["doc_hash"]] += 1
+        if name == first:
+            samples.append(sample)
+        scores += [_score(task, sample, metric, name, row) for metric in task.metrics]
+    return samples, scores
+
+
+def _sample(task: TaskRecord, row: Logged, occurrence: int) -> Sample:
+    doc = row.get("doc")
+    doc = doc if isinstance(doc, Mapping) else {}
+    arguments = _arguments(row.get("arguments"))
+    answers = _answers(row)
+    prompt = str(arguments[0][0]) if arguments else ""
+    choices: tuple[str, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    response: str | None
+    if task.output_type == "multiple_choice":
+        choices = tuple(str(argument[1]).strip() for argument in arguments)
+        logprobs = tuple(float(answer[0]) for answer in answers)
+        best = max(range(len(logprobs)), key=logprobs.__getitem__) if logprobs else None
+        response = choices[best] if best is not None and best < len(choices) else None
+    else:
+        answer = answers[0] if answers else None
+        # A task of log-likelihoods answers with numbers; they are kept as they are written.
+        response = answer if isinstance(answer, str) or answer is None else str(answer)
+    return Sample(
+        task=task.task,
+        orthography=task.orthography,
+        prompt_id=task.prompt_id,
+        item_id=str(doc.get("id") or ""),
+        group=str(doc.get("group") or ""),
+        occurrence=occurrence,
+        doc_hash=str(row["doc_hash"]),
+        prompt_hash=str(row.get("prompt_hash") or ""),
+        prompt=prompt,
+        target=_target(row.get("target"), choices),
+        choices=choices,
+        response=response,
+        logprobs=logprobs,
+        slice=str(doc.get("slice") or ""),
+    )
+
+
+def _score(task: TaskRecord, sample: Sample, metric: str, name: str, row: Logged) -> Score:
+    value, reason = _value(row, metric)
+    return Score(
+        task=task.task,
+        orthography=task.orthography,
+        prompt_id=task.prompt_id,
+        item_id=sample.item_id,
+        group=sample.group,
+        occurrence=sample.occurrence,
+        doc_hash=sample.doc_hash,
+        metric=metric,
+        value=value,
+        unscored_reason=reason,
+        filter=name,
+    )
+
+
+def _value(row: Logged, metric: str) -> tuple[float | None, str | None]:
+    if row.get(UNSCORED):
+        return None, NO_ANSWER
+    if metric not in row:
+        return None, "metric missing"
+    value = row[metric]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return (float(value), None) if isinstance(value, bool) else (None, "not a number")
+    if not math.isfinite(value):
+        return None, "not a number"
+    return float(value), None
+
+
+def numeric_metrics(logged: Sequence[Logged], known: Iterable[str]) -> list[str]:
+    """Of a task's metrics, those that have a number for some document; `unscored` is a flag, not a metric."""
+    return [
+        metric
+        for metric in known
+        if metric != UNSCORED
+        and any(isinstance(row.get(metric), (int, float)) for row in logged)
+    ]
+
+
+def _arguments(arguments: Any) -> list[tuple[Any, ...]]:
+    if isinstance(arguments, Mapping):
+        return [tuple(argument.values()) for argument in arguments.values()]
+    return [tuple(argument) for argument in arguments or ()]
+
+
+def _answers(row: Logged) -> list[Any]:
+    answers = row.get("filtered_resps")
+    return list(answers) if answers else [answer[0] for answer in row.get("resps") or () if answer]
+
+
+def _target(target: Any, choices: Sequence[str]) -> str:
+    # The target of a choice is its number, which lm-eval writes to a file as text.
+    if isinstance(target, int) or (isinstance(target, str) and target.isdigit()):
+        number = int(target)
+        if number < len(choices):
+            return choices[number]
+    return str(target)

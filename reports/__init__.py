@@ -1,0 +1,1 @@
+"""Showing, never computing: what the harness found, for people."""

@@ -1,0 +1,85 @@
+"""How numbers and untrusted text are written. Percent exists only here."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+NONE = "—"
+
+_MARKDOWN = {ord(mark): f"&#{ord(mark)};" for mark in "[]|`*_~\\@$!#"} | {
+    ord("&"): "&amp;",
+    ord("<"): "&lt;",
+    ord(">"): "&gt;",
+    ord("\n"): "&#10;",
+}
+# GitHub makes links of bare addresses.
+_ADDRESS = re.compile(r"(?i)(https?|ftp|mailto|javascript|data)(:)|(www)(\.)")
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.4531 → "45.3 %"."""
+    return NONE if value is None else f"{100 * value:.{digits}f} %"
+
+
+def points(value: float | None, digits: int = 1) -> str:
+    """A difference of fractions in percentage points: -0.0296 → "−3.0"."""
+    if value is None:
+        return NONE
+    text = f"{100 * value:+.{digits}f}"
+    # A difference that rounds to nothing has no direction.
+    return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
+
+
+def interval(ci95: tuple[float, float] | None, digits: int = 1) -> str:
+    """(-0.058, -0.001) → "[−5.8, −0.1]"."""
+    return NONE if ci95 is None else f"[{points(ci95[0], digits)}, {points(ci95[1], digits)}]"
+
+
+def probability(p: float | None) -> str:
+    """A p-value with two digits that say something."""
+    if p is None:
+        return NONE
+    return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
+
+
+def duration(seconds: float) -> str:
+    """75.2 → "1 min 15 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def escape(text: str, limit: int | None = None) -> str:
+    """Untrusted text for a Markdown table or line: nothing in it is markup, a link, a mention or a new line.
+
+    limit: characters of the text that are shown. Invisible and direction-changing characters are named.
+    """
+    if limit is not None and len(text) > limit:
+        text = f"{text[:limit]}… ({len(text):,} characters)"
+    text = "".join(_visible(character) for character in text.replace("\r\n", "\n").replace("\r", "\n"))
+    escaped = text.translate(_MARKDOWN)
+    return _ADDRESS.sub(lambda found: _broken(found), escaped).strip()
+
+
+def _broken(found: re.Match[str]) -> str:
+    scheme, mark = (found[1], found[2]) if found[1] else (found[3], found[4])
+    return f"{scheme}&#{ord(mark)};"
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t":
+        return character if character == "\n" else " "
+    # Cc control, Cf format (direction marks, zero width), Cs lone surrogates, Zl/Zp line separators.
+    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return f"⟨U+{ord(character):04X}⟩"
+    return character
+
+
+def table(header: list[str], rows: list[list[str]], align: str = "") -> str:
+    """A Markdown table; cells are taken as they are. align: one of l, r a column, l where it is short."""
+    marks = ["--:" if mark == "r" else "---" for mark in align.ljust(len(header), "l")]
+    lines = [header, marks, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -1,0 +1,163 @@
+"""Where the documents of a task come from: the package, a mirror of the model hub, or the hub itself.
+
+An embedded item is one JSON object a line, in the 1995 Latin alphabet:
+
+    {"id": "topic-003", "text": "Davlat hokimiyati uch tarmoqqa …", "label": "siyosat", "slice": "maktab"}
+
+lm-eval calls `load` of a task's `utils.py` with the task's metadata as keyword arguments. What it gives
+back are documents in the orthography that was asked for; `id`, `group` and `slice` are never transliterated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks_uz.text import convert
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ROOT = Path(__file__).parent
+MIRROR_VARIABLE = "UZBENCH_MIRROR"
+CHECKSUMS = "SHA256SUMS"
+
+Row = dict[str, Any]
+_UNTOUCHED = ("id", "group", "slice", "orthography")
+
+
+class HubUnreachableError(ConnectionError):
+    """The hub that holds a data set can't be reached, and no mirror was named."""
+
+
+class MirrorError(Exception):
+    """A mirror that lacks a file, or holds one that isn't what its checksum says."""
+
+
+def read_items(path: Path) -> list[Row]:
+    """The JSONL rows of a file that ships with the package."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
+def transliterate(row: Row, orthography: str) -> Row:
+    """A document in another orthography, `orthography` added; strings inside lists too."""
+    done = {key: value if key in _UNTOUCHED else _convert(value, orthography) for key, value in row.items()}
+    return {**done, "orthography": orthography}
+
+
+def _convert(value: Any, orthography: str) -> Any:
+    if isinstance(value, str):
+        return convert(value, orthography)
+    if isinstance(value, list):
+        return [_convert(part, orthography) for part in value]
+    return value
+
+
+def embedded(
+    folder: Path,
+    orthography: str,
+    document: Callable[[Row], Row],
+) -> dict[str, Dataset]:
+    """The splits `test` (items.jsonl) and `shots` (shots.jsonl) of an embedded task.
+
+    document: makes a document of an item, still in the 1995 Latin alphabet.
+    """
+    return {
+        split: as_dataset(_embedded_rows(folder / name, orthography, document))
+        for split, name in (("test", "items.jsonl"), ("shots", "shots.jsonl"))
+    }
+
+
+@lru_cache(maxsize=64)
+def _embedded_rows(path: Path, orthography: str, document: Callable[[Row], Row]) -> list[Row]:
+    return [transliterate(document(item), orthography) for item in read_items(path)]
+
+
+def as_dataset(rows: list[Row]) -> Dataset:
+    """Rows as the data set that lm-eval wants."""
+    from datasets import Dataset
+
+    return Dataset.from_list(rows)
+
+
+def from_hub(
+    name: str,
+    config: str,
+    splits: Mapping[str, str],
+    document: Callable[[int, Row], Row],
+    *,
+    mirror: str | os.PathLike[str] | None = None,
+    orthography: str = "latin",
+) -> dict[str, Dataset]:
+    """The splits of a hub data set, from a mirror where one is named, else from the hub.
+
+    splits: our name of a split to the hub's. document: makes a document of (row number from 0, row).
+    mirror: DIR with `DIR/<owner>/<name>/<config>/<split>.jsonl`; UZBENCH_MIRROR where None.
+    Raises MirrorError, HubUnreachableError.
+    """
+    mirror = mirror or os.environ.get(MIRROR_VARIABLE)
+    found = {}
+    for ours, theirs in splits.items():
+        if mirror:
+            rows: Iterable[Row] = read_mirror(Path(mirror), name, config, theirs)
+        else:
+            rows = _read_hub(name, config, theirs)
+        documents = [transliterate(document(number, row), orthography) for number, row in enumerate(rows)]
+        found[ours] = as_dataset(documents)
+    return found
+
+
+def read_mirror(mirror: Path, name: str, config: str, split: str) -> list[Row]:
+    """The rows of one split in a mirror, checked against its SHA256SUMS where it has one."""
+    relative = f"{name}/{config}/{split}.jsonl"
+    path = mirror / relative
+    if not path.is_file():
+        raise MirrorError(
+            f"mirror {mirror} has no {relative}. Expected DIR/<owner>/<name>/<config>/<split>.jsonl; "
+            "on a machine with a network: uzbench mirror --out DIR"
+        )
+    content = path.read_bytes()
+    wanted = mirror_checksums(mirror).get(relative)
+    if wanted and hashlib.sha256(content).hexdigest() != wanted:
+        raise MirrorError(
+            f"mirror {mirror}: {relative} isn't what {CHECKSUMS} says. Fetch it again: uzbench mirror --out DIR"
+        )
+    rows = []
+    # Not splitlines(): U+2028 and U+0085 may stand inside a JSON string.
+    for number, line in enumerate(content.decode("utf-8").split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise MirrorError(f"{path}:{number}: not JSON: {error.msg}") from None
+    if not rows:
+        raise MirrorError(f"{path}: empty, expected one JSON object a line.")
+    return rows
+
+
+def mirror_checksums(mirror: Path) -> dict[str, str]:
+    """File to SHA-256 of a mirror; empty where it carries none."""
+    path = mirror / CHECKSUMS
+    if not path.is_file():
+        return {}
+    pairs = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    return {name.strip().lstrip("*"): digest for digest, name in pairs}
+
+
+def _read_hub(name: str, config: str, split: str) -> list[Row]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        return list(load_dataset(name, config if config != "default" else None, split=split))
+    except (ConnectionError, OSError, DatasetNotFoundError) as error:
+        raise HubUnreachableError(
+            f"data set {name} ({config}) is on the model hub, which can't be reached "
+            f"({type(error).__name__}). Name a mirror: --mirror DIR or {MIRROR_VARIABLE}=DIR"
+        ) from error

@@ -1,0 +1,142 @@
+"""Uzbek text: apostrophes, three alphabets, folding, answers.
+
+One word, three alphabets: oʻgʻil (Latin of 1995, U+02BB), ўғил (Cyrillic), öğil (the Latin alphabet
+passed in 2026). People type the marks of oʻ, gʻ and ʼ in six ways: U+0027 ' U+2018 ‘ U+2019 ’ U+02BB ʻ
+U+02BC ʼ U+0060 `.
+
+Transliteration is alifbo's (https://github.com/azakapro/alifbo), which takes the 1995 alphabet too.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import alifbo
+
+ORTHOGRAPHIES = ("latin", "cyrillic", "latin2026")
+"""The alphabets a task can be asked in; "latin" is the one of 1995."""
+
+TASK_SUFFIX = {"latin": "", "cyrillic": "_cyrl", "latin2026": "_2026"}
+"""What an orthography adds to a task's name."""
+
+LETTERS = "ABCD"
+
+_CYRILLIC = re.compile(r"[\u0400-\u04ff]")
+_LATIN_2026 = re.compile(r"[öğşçÖĞŞÇ]")
+# A word keeps its marks (oʻzbek, maʼno) and its hyphens (asta-sekin); digits count as words.
+_WORD = re.compile(r"[^\W_]+(?:[ʻʼ-][^\W_]+|ʻ|ʼ)*")
+# А В С in Cyrillic look like A B C and are meant so; Б, Г, Д are not: nobody can tell which was meant.
+_CYRILLIC_LETTERS = str.maketrans("АВСавс", "ABCabc")
+# A capital standing alone, or a small letter that is the whole answer or has a bracket: "a" is also a word.
+_LETTER_ALONE = re.compile(r"(?<![\w'ʻʼ‘’-])(?:([A-D])(?![\w'ʻʼ‘’-])|([a-d])(?=\)))|^\s*([a-d])[\s.]*$")
+
+
+def normalize_apostrophes(text: str) -> str:
+    """Makes one letter of six characters: ʻ (U+02BB) after o and g, ʼ (U+02BC) elsewhere.
+
+    Never strips them: without marks 110 of UzLiB's 1,861 items have equal options.
+    """
+    return alifbo.normalize_apostrophes(text)
+
+
+@lru_cache(maxsize=8192)
+def convert(text: str, orthography: str) -> str:
+    """Text of the 1995 Latin alphabet in another orthography; "latin" returns it unchanged.
+
+    Raises ValueError for an unknown orthography.
+    """
+    # ngʻ is n + gʻ (Bulungʻur): the digraph ng would swallow the g and leave the mark behind.
+    if orthography == "latin":
+        return text
+    if orthography == "cyrillic":
+        return alifbo.to_cyrillic(text, ng_as_digraph=False).text
+    if orthography == "latin2026":
+        return alifbo.to_new_latin(text, ng_as_digraph=False).text
+    raise ValueError(f"orthography {orthography!r} is unknown; there are {', '.join(ORTHOGRAPHIES)}")
+
+
+def to_latin(text: str) -> str:
+    """Text of any of the three alphabets, or a mixture, in the 1995 Latin alphabet.
+
+    >>> to_latin("Ўзбекистон"), to_latin("Özbekiston"), to_latin("O'zbekiston")
+    ('Oʻzbekiston', 'Oʻzbekiston', 'Oʻzbekiston')
+    """
+    if _CYRILLIC.search(text):
+        text = alifbo.from_cyrillic(text, ng_as_digraph=False).text
+    if _LATIN_2026.search(text):
+        text = alifbo.to_old_latin(text, ng_as_digraph=False).text
+    return normalize_apostrophes(text)
+
+
+def fold(text: str) -> str:
+    """What two spellings of the same answer share: 1995 Latin, NFC, lower case, single spaces.
+
+    Not for tasks about spelling: there the difference is the answer.
+    """
+    return " ".join(to_latin(unicodedata.normalize("NFC", text)).lower().split())
+
+
+def words(text: str) -> list[str]:
+    """The words of folded text, marks and hyphens inside words kept, punctuation dropped.
+
+    >>> words("Oʻzbekiston — 1991-yil, sentabr!")
+    ['oʻzbekiston', '1991-yil', 'sentabr']
+    """
+    return _WORD.findall(fold(text))
+
+
+def answer_letter(text: str, n_choices: int = 4) -> str | None:
+    """The letter A–D that an answer names first, or None where it names none.
+
+    Cyrillic А В С count as A B C; Б, Г and Д stay unread. Letters inside words don't count.
+
+    >>> answer_letter("Javob: В)"), answer_letter("Б) ikkinchisi"), answer_letter("Albatta")
+    ('B', None, None)
+    """
+    for match in _LETTER_ALONE.finditer(text.translate(_CYRILLIC_LETTERS)):
+        letter = next(group for group in match.groups() if group).upper()
+        if LETTERS.index(letter) < n_choices:
+            return letter
+    return None
+
+
+def answer_choice(text: str, choices: Sequence[str]) -> int | None:
+    """The index of the choice that an answer names, or None where it names none or two.
+
+    Whole words, longest choice first: toʻgʻri stands inside notoʻgʻri.
+    """
+    said = f" {' '.join(words(text))} "
+    found = []
+    for index in sorted(range(len(choices)), key=lambda i: -len(choices[i])):
+        wanted = f" {' '.join(words(choices[index]))} "
+        if wanted.strip() and wanted in said:
+            found.append(index)
+            said = said.replace(wanted, "  ")
+    return found[0] if len(found) == 1 else None
+
+
+def has_any(text: str, accepted: Iterable[str]) -> bool:
+    """Whether folded text, without its punctuation, equals one of the accepted answers."""
+    said = words(text)
+    return any(said == words(answer) for answer in accepted)
+
+
+def token_f1(text: str, answer: str) -> float:
+    """Token F1 of folded words, in [0,1]; 1.0 where both are empty.
+
+    Source: SQuAD's evaluation (Rajpurkar et al. 2016), with Uzbek folding in the place of its
+    English articles and punctuation.
+    """
+    said, wanted = words(text), words(answer)
+    if not said or not wanted:
+        return float(said == wanted)
+    left = list(wanted)
+    shared = 0
+    for word in said:
+        if word in left:
+            left.remove(word)
+            shared += 1
+    return 2 * shared / (len(said) + len(wanted))

@@ -1,0 +1,664 @@
+"""Recipes, training data and QLoRA. Tests marked `model` tune SmolLM2 for a few steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.engine.packaged import GEMMA, SMOLLM2, checkpoint
+from harness.errors import DataError, DiskFullError, ModelError, NetworkError, UnknownNameError, UsageError
+from harness.manifest import read_manifest
+from tasks_uz.prompts import render_row
+from train.data import IGNORED, Row, epoch_order, read_rows, split_tokens, tokenize
+from train.recipe import Recipe, read_recipe
+
+TRAIN = Path(__file__).parent.parent / "train"
+RECIPES = sorted((TRAIN / "recipes").glob("*.yaml"))
+DEMO = TRAIN / "data" / "demo_uz.jsonl"
+
+
+def written(path: Path, *lines: Any) -> Path:
+    texts = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def recipe_file(folder: Path, **values: Any) -> Path:
+    chosen = {"model": "m", "data": "rows.jsonl", "out": "adapter", **values}
+    return written(folder / "recipe.yaml", *(f"{key}: {json.dumps(value)}" for key, value in chosen.items()))
+
+
+# ---------------------------------------------------------------- recipes
+
+
+def test_importing_train_imports_no_torch() -> None:
+    code = (
+        "import sys, train; train.Recipe; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_missing_package_is_one_line_that_says_what_to_install() -> None:
+    code = "import sys; sys.modules['torch'] = None\nfrom train import train"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith("UsageError: Training needs torch. Try: pip install 'uzbench[train]'")
+
+
+def test_unknown_key_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"key 'lora_rang' is unknown. Did you mean 'lora_rank'\?"):
+        read_recipe(recipe_file(tmp_path, lora_rang=4))
+
+
+def test_unknown_override_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'batch_size'\?"):
+        read_recipe(recipe_file(tmp_path), ["batchsize=4"])
+
+
+def test_override_values_are_read_as_yaml(tmp_path: Path) -> None:
+    overrides = [
+        "learning_rate=2e-4",
+        "epochs=1",
+        "lora_targets=[q_proj, v_proj]",
+        "gradient_checkpointing=true",
+    ]
+    recipe = read_recipe(recipe_file(tmp_path, revision="abc"), [*overrides, "revision=", "out=a=b"])
+    assert recipe.learning_rate == 2e-4
+    assert recipe.epochs == 1.0
+    assert recipe.lora_targets == ("q_proj", "v_proj")
+    assert recipe.gradient_checkpointing is True
+    assert recipe.revision is None
+    assert recipe.out == "a=b"
+
+
+def test_one_layer_may_be_named_without_a_list(tmp_path: Path) -> None:
+    assert read_recipe(recipe_file(tmp_path, lora_targets="q_proj")).lora_targets == ("q_proj",)
+
+
+@pytest.mark.parametrize("override", ["epochs", "", "=3"])
+def test_override_of_another_form_is_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises((UsageError, UnknownNameError)):
+        read_recipe(recipe_file(tmp_path), [override])
+
+
+def test_override_that_is_no_yaml_names_the_key(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^out=\[1: not a YAML value"):
+        read_recipe(recipe_file(tmp_path), ["out=[1"])
+
+
+def test_relative_data_is_looked_for_beside_the_recipe_then_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    path = recipe_file(tmp_path)
+    assert read_recipe(path).data == "rows.jsonl"
+    written(tmp_path / "rows.jsonl", "{}")
+    written(elsewhere / "rows.jsonl", "{}")
+    assert read_recipe(path).data == str(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", ""),
+        ("out", " "),
+        ("prompt_format", "chat"),
+        ("quantization", "int4"),
+        ("dtype", "float16"),
+        ("schedule", "exponential"),
+        ("max_length", 4),
+        ("epochs", 0),
+        ("epochs", float("inf")),
+        ("max_steps", -1),
+        ("batch_size", 0),
+        ("gradient_accumulation", 0),
+        ("learning_rate", 0),
+        ("learning_rate", float("nan")),
+        ("warmup_ratio", 1),
+        ("weight_decay", -0.1),
+        ("max_grad_norm", -1),
+        ("lora_rank", 0),
+        ("lora_alpha", 0),
+        ("lora_dropout", 1),
+        ("lora_targets", ()),
+        ("lora_targets", ("all-linear", "q_proj")),
+        ("lora_targets", "q_proj"),
+        ("seed", -1),
+        ("save_steps", 0),
+    ],
+)
+def test_value_out_of_range_is_refused_by_the_field_name(key: str, value: Any) -> None:
+    with pytest.raises((UsageError, UnknownNameError), match=f"^{key}"):
+        Recipe(**{"model": "m", "data": "d", "out": "o", key: value})
+
+
+def test_packing_is_refused_since_rows_would_see_each_other() -> None:
+    with pytest.raises(UsageError, match="packing=false"):
+        Recipe(model="m", data="d", out="o", packing=True)
+
+
+def test_recipe_comes_back_from_its_json() -> None:
+    recipe = Recipe(model="m", data="d", out="o", lora_targets=("q_proj", "v_proj"), epochs=1.5)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_folder_has_the_recipes_that_are_promised() -> None:
+    assert {"demo_cpu.yaml", "mistral_uz_seed.yaml"} <= {path.name for path in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_begins_with_its_command(path: Path) -> None:
+    read_recipe(path)
+    first, second, *_ = path.read_text(encoding="utf-8").splitlines()
+    assert first.startswith(f"# uzbench train train/recipes/{path.name}")
+    assert second.startswith("# ")
+
+
+def test_seed_recipe_is_the_published_table() -> None:
+    recipe = read_recipe(TRAIN / "recipes" / "mistral_uz_seed.yaml")
+    published = {
+        "model": "mistralai/Mistral-7B-v0.1",
+        "quantization": "int8",
+        "batch_size": 4,
+        "gradient_accumulation": 8,
+        "epochs": 3.0,
+        "learning_rate": 2e-4,
+        "max_length": 1024,
+        "out": "mistral-uzbek-lora",
+    }
+    assert {key: getattr(recipe, key) for key in published} == published
+
+
+# ---------------------------------------------------------------- rows
+
+GOOD = {"instruction": "Poytaxtni ayting.", "input": "", "output": "Toshkent"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "reason"),
+    [
+        ([""], None, "empty"),
+        ([GOOD, "{'instruction': 1}"], 2, "not JSON"),
+        ([GOOD, "", "[1]"], 3, "saw list"),
+        ([GOOD, "[", "]"], 2, "not JSON"),
+        ([{"instruction": "a"}], 1, "'output' is missing"),
+        ([{"output": "a"}], 1, "'instruction' is missing"),
+        ([{**GOOD, "output": 7}], 1, "'output' isn't text"),
+        ([{**GOOD, "input": None}], 1, "'input' isn't text"),
+        ([{**GOOD, "instruction": " \n"}], 1, "'instruction' is empty"),
+        ([{**GOOD, "output": ""}], 1, "'output' is empty"),
+        (['{"instruction": "a", "output": "\\ud83d"}'], 1, "surrogate"),
+    ],
+)
+def test_fault_in_data_names_line_and_reason(
+    tmp_path: Path, lines: list[Any], line: int | None, reason: str
+) -> None:
+    path = written(tmp_path / "rows.jsonl", *lines)
+    with pytest.raises(DataError) as caught:
+        read_rows(path)
+    assert caught.value.line == line
+    assert reason in caught.value.reason
+
+
+def test_bytes_that_are_no_utf8_are_a_fault_of_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(GOOD).encode() + b"\n" + b'{"instruction": "\xff"}\n')
+    with pytest.raises(DataError, match=r":2: not UTF-8"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize("name", ["absent.jsonl", "."])
+def test_missing_file_and_directory_are_faults(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError):
+        read_rows(tmp_path / name)
+
+
+def test_input_may_be_absent_and_other_keys_are_ignored(tmp_path: Path) -> None:
+    row = {"schema": "CREATE TABLE t", "id": 7, "instruction": "Ayting.", "output": "Toshkent"}
+    assert read_rows(written(tmp_path / "rows.jsonl", row)) == [Row(1, "Ayting.", "", "Toshkent")]
+
+
+def test_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n")
+    assert len(read_rows(path)) == 1
+
+
+def test_embedded_set_has_at_least_120_rows() -> None:
+    assert len(read_rows(DEMO)) >= 120
+
+
+# ---------------------------------------------------------------- tokens
+
+
+@pytest.fixture(scope="module", params=[GEMMA, SMOLLM2], ids=lambda model: model.name)
+def tokenizer(request: pytest.FixtureRequest) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(checkpoint(request.param))
+
+
+@pytest.fixture(scope="module")
+def demo(tokenizer: Any) -> Any:
+    return tokenize(read_rows(DEMO), tokenizer, prompt_format="alpaca", max_length=1024, source=DEMO)
+
+
+def one_row(tokenizer: Any, *, prompt_format: str = "alpaca", max_length: int = 1024, **texts: str) -> Any:
+    row = Row(1, **{**GOOD, **texts})
+    return tokenize([row], tokenizer, prompt_format=prompt_format, max_length=max_length, source="rows.jsonl")
+
+
+def test_every_row_has_the_one_bos_that_evaluation_gives_it(tokenizer: Any, demo: Any) -> None:
+    # gemma's tokenizer puts its BOS (without it bits a byte go from 3.1 to 5.6); SmolLM2's puts none, and lm-eval
+    # asks with what the tokenizer puts.
+    expected = {"<bos>": 1, "<|im_start|>": 0}[tokenizer.bos_token]
+    for row in demo.rows:
+        assert row.ids.count(tokenizer.bos_token_id) == expected
+        assert row.ids[:expected] == [tokenizer.bos_token_id] * expected
+
+
+def test_eos_is_the_last_token_of_every_row_and_is_trained(tokenizer: Any, demo: Any) -> None:
+    for row in demo.rows:
+        assert row.ids.count(tokenizer.eos_token_id) == 1
+        assert row.labels[-1] == tokenizer.eos_token_id
+
+
+def test_answer_that_already_ends_with_eos_gets_no_second(tokenizer: Any) -> None:
+    row = one_row(tokenizer, output="Toshkent" + tokenizer.eos_token).rows[0]
+    assert row.ids == one_row(tokenizer).rows[0].ids
+
+
+def test_prompt_is_masked_and_the_labels_spell_the_answer(tokenizer: Any, demo: Any) -> None:
+    for source, row in zip(read_rows(DEMO), demo.rows, strict=True):
+        assert row.labels[: row.n_prompt] == [IGNORED] * row.n_prompt
+        assert row.labels[row.n_prompt :] == row.ids[row.n_prompt :]
+        answer = tokenizer.decode(row.labels[row.n_prompt : -1])
+        assert answer == "\n" + source.output
+
+
+@pytest.mark.parametrize("prompt_format", ["alpaca", "plain"])
+def test_boundary_is_where_lm_eval_splits(tokenizer: Any, prompt_format: str) -> None:
+    from lm_eval.api.model import TemplateLM
+
+    asker = SimpleNamespace(backend="causal", tok_encode=tokenizer.encode)
+    for row in read_rows(DEMO)[:60]:
+        prompt, completion = render_row(row.instruction, row.input, row.output, prompt_format)
+        context, continuation = TemplateLM._encode_pair(asker, prompt, completion)
+        ids, n_prompt = split_tokens(tokenizer, prompt, completion)
+        assert (ids[:n_prompt], ids[n_prompt:]) == (context, continuation)
+
+
+def test_prompt_as_generation_asks_it_is_how_the_trained_row_begins(tokenizer: Any, demo: Any) -> None:
+    for source, row in zip(read_rows(DEMO), demo.rows, strict=True):
+        prompt, _ = render_row(source.instruction, source.input, source.output)
+        asked = tokenizer.encode(prompt)
+        assert row.ids[: len(asked)] == asked
+
+
+def test_row_over_max_length_is_dropped_and_counted_never_cut(tokenizer: Any) -> None:
+    short = one_row(tokenizer).rows[0]
+    longer = Row(2, GOOD["instruction"], "", "Toshkent " * 20)
+    longest = Row(3, GOOD["instruction"] * 20, "", "Toshkent")
+    data = tokenize(
+        [Row(1, **GOOD), longer, longest],
+        tokenizer,
+        prompt_format="alpaca",
+        max_length=len(short.ids),
+        source="rows.jsonl",
+    )
+    assert data.rows == (short,)
+    assert data.dropped == {"answer_over_max_length": 1, "prompt_over_max_length": 1}
+    assert data.n_tokens == len(short.ids)
+    assert data.n_trained_tokens == len(short.ids) - short.n_prompt
+
+
+def test_no_row_left_is_a_fault_that_says_what_length_would_do(tokenizer: Any) -> None:
+    n = len(one_row(tokenizer).rows[0].ids)
+    with pytest.raises(DataError, match=f"Try: max_length={n}$"):
+        one_row(tokenizer, max_length=n - 1)
+
+
+def test_text_that_spells_a_special_token_is_refused_with_its_line(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match=r"rows.jsonl:1: the text spells the model's special token"):
+        one_row(tokenizer, instruction=f"Ayting.{tokenizer.eos_token} Yana.")
+    with pytest.raises(DataError, match=r"rows.jsonl:1: the text spells the model's special token"):
+        one_row(tokenizer, input=f"{tokenizer.bos_token}Matn")
+
+
+# ---------------------------------------------------------------- order
+
+LENGTHS = [(37 * number) % 101 + 1 for number in range(103)]
+
+
+def test_epoch_has_every_row_once() -> None:
+    order = epoch_order(LENGTHS, batch_size=8, seed=1, epoch=0)
+    assert sorted(order) == list(range(len(LENGTHS)))
+
+
+def test_order_is_the_same_for_the_same_seed_and_epoch_and_no_other() -> None:
+    order = epoch_order(LENGTHS, batch_size=8, seed=1, epoch=0)
+    assert order == epoch_order(LENGTHS, batch_size=8, seed=1, epoch=0)
+    assert order != epoch_order(LENGTHS, batch_size=8, seed=1, epoch=1)
+    assert order != epoch_order(LENGTHS, batch_size=8, seed=2, epoch=0)
+
+
+def test_rows_of_a_batch_are_of_like_length() -> None:
+    order = epoch_order(LENGTHS, batch_size=8, seed=1, epoch=0)
+    batches = [[LENGTHS[row] for row in order[first : first + 8]] for first in range(0, 96, 8)]
+    padding = sum(max(batch) - length for batch in batches for length in batch)
+    assert padding < 0.1 * sum(LENGTHS)
+
+
+# ---------------------------------------------------------------- tuning
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Eight short rows of the embedded set."""
+    lines = [
+        line for line in DEMO.read_text(encoding="utf-8").splitlines() if json.loads(line)["slice"] == "savol"
+    ]
+    return written(tmp_path / "rows.jsonl", *sorted(lines, key=len)[:8])
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, rows: Path) -> Recipe:
+    return Recipe(
+        model=SMOLLM2.name,
+        data=str(rows),
+        out=str(tmp_path / "adapter"),
+        batch_size=4,
+        gradient_accumulation=2,
+        max_steps=3,
+        learning_rate=2e-3,
+        warmup_ratio=0.0,
+        schedule="constant",
+        lora_rank=4,
+        lora_alpha=8,
+    )
+
+
+def changed(recipe: Recipe, **values: Any) -> Recipe:
+    return Recipe.from_dict({**recipe.to_dict(), **values})
+
+
+def weights(adapter: Path | str) -> bytes:
+    return (Path(adapter) / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+def test_tuning_lowers_the_loss_and_leaves_an_adapter_that_reloads_to_the_same_logits(
+    recipe: Recipe, quantization: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from peft import PeftModel
+
+    from harness.engine.identity import locate_model
+    from train import qlora
+
+    recipe = changed(recipe, quantization=quantization)
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    seen = {}
+    put = qlora._put_adapter
+
+    def spy(tuner: Any, manifest: Any, out: Path) -> None:
+        with torch.no_grad():
+            seen["logits"] = tuner.model.eval()(ids).logits
+        put(tuner, manifest, out)
+
+    monkeypatch.setattr(qlora, "_put_adapter", spy)
+    result = qlora.train(recipe)
+
+    losses = [loss for _, loss in result.manifest.losses]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0] - 0.3
+    assert read_manifest(result.adapter) == result.manifest
+    assert result.manifest.base_digest == locate_model(SMOLLM2.name).weights
+    assert result.manifest.quantization == quantization
+    assert result.manifest.n_rows == 8
+    assert result.manifest.steps == 3
+    assert not Path(recipe.out + ".checkpoints").exists()
+    assert capfd.readouterr().out == ""
+
+    base = qlora._load(recipe, locate_model(SMOLLM2.name), torch.float32)
+    with torch.no_grad():
+        again = PeftModel.from_pretrained(base, recipe.out).eval()(ids).logits
+    assert torch.equal(again, seen["logits"])
+
+
+@pytest.mark.model
+def test_killed_run_goes_on_in_order_to_the_same_adapter_bytes(recipe: Recipe, tmp_path: Path) -> None:
+    from train import train
+
+    # Three steps an epoch, the last of a single batch: the kill falls into the second epoch, with dropout on.
+    recipe = changed(recipe, batch_size=2, gradient_accumulation=2, max_steps=0, epochs=2.5, lora_dropout=0.1)
+    whole = train(recipe, progress=False)
+    cut = changed(recipe, out=str(tmp_path / "cut"), save_steps=1)
+    code = f"from train import Recipe, train; train(Recipe.from_dict({cut.to_dict()!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(Path(cut.out + ".checkpoints").glob("*/checkpoint-3/uzbench_whole.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not Path(cut.out).exists()
+
+    resumed = train(cut, progress=False)
+    assert resumed.resumed_from >= 3
+    assert resumed.manifest.losses == whole.manifest.losses
+    assert weights(cut.out) == weights(recipe.out)
+    assert not Path(cut.out + ".checkpoints").exists()
+
+
+@pytest.mark.model
+def test_checkpoint_of_another_recipe_or_data_is_not_picked_up(recipe: Recipe) -> None:
+    import torch
+
+    from harness.engine.identity import locate_model
+    from train.qlora import _run_key
+
+    base = locate_model(SMOLLM2.name)
+    key = _run_key(recipe, base, "aa", torch.float32)
+    assert key != _run_key(changed(recipe, learning_rate=1e-3), base, "aa", torch.float32)
+    assert key != _run_key(recipe, base, "bb", torch.float32)
+    assert key == _run_key(changed(recipe, save_steps=7, out="elsewhere"), base, "aa", torch.float32)
+
+
+@pytest.mark.model
+def test_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    from train.trainer import WHOLE, last_whole
+
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11"):
+        (tmp_path / name).mkdir()
+    for name in ("checkpoint-9", "checkpoint-10"):
+        written(tmp_path / name / WHOLE, {})
+    assert last_whole(tmp_path) == tmp_path / "checkpoint-10"
+    assert last_whole(tmp_path / "absent") is None
+
+
+@pytest.mark.model
+def test_loss_is_the_mean_over_trained_tokens_of_the_whole_accumulated_batch(recipe: Recipe) -> None:
+    from train import train
+
+    losses = []
+    for batch_size in (8, 3, 1):
+        split = changed(recipe, batch_size=batch_size, gradient_accumulation=-(-8 // batch_size), max_steps=2)
+        losses.append([loss for _, loss in train(split, progress=False).manifest.losses])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)  # a mean of means would be off by 0.1
+    assert losses[2] == pytest.approx(losses[0], abs=1e-3)
+
+
+@pytest.mark.model
+def test_loss_where_only_labels_pass_the_head_is_trls_own(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    from harness.engine.identity import locate_model
+    from train import qlora, trainer
+
+    base = locate_model(SMOLLM2.name)
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    data = tokenize(read_rows(recipe.data), tokenizer, prompt_format="alpaca", max_length=512, source="")
+    watcher = trainer.Watcher(False)
+    model = qlora._load(recipe, base, torch.float32)
+    tuner = trainer.make_tuner(recipe, model, tokenizer, data, Path(recipe.out), watcher)
+    batch = trainer.padded([{"input_ids": row.ids, "labels": row.labels} for row in data.rows], pad_id=0)
+    found = []
+    for allowed in (trainer.LOGITS_BYTES, 0):
+        monkeypatch.setattr(trainer, "LOGITS_BYTES", allowed)
+        tuner.model.zero_grad()
+        loss = tuner.compute_loss(tuner.model, dict(batch), num_items_in_batch=torch.tensor(50))
+        loss.backward()
+        gradients = [part.grad.flatten() for part in tuner.model.parameters() if part.requires_grad]
+        found.append((loss.item(), torch.cat(gradients)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
+
+
+@pytest.mark.model
+def test_padding_is_masked_by_length_and_is_never_eos() -> None:
+    from train.trainer import _pad_id, padded
+
+    batch = padded(
+        [{"input_ids": [5, 2], "labels": [-100, 2]}, {"input_ids": [5, 6, 2], "labels": [-100, 6, 2]}], 0
+    )
+    assert batch["input_ids"].tolist() == [[5, 2, 0], [5, 6, 2]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert batch["labels"].tolist() == [[-100, 2, -100], [-100, 6, 2]]
+    ids = {"eos_token_id": 2, "pad_token_id": 2, "unk_token_id": None, "bos_token_id": 1}
+    assert _pad_id(SimpleNamespace(**ids)) == 1
+
+
+@pytest.mark.model
+def test_loss_that_is_no_number_stops_the_run_with_a_lower_learning_rate() -> None:
+    from train.trainer import Watcher
+
+    state, args = SimpleNamespace(global_step=7), SimpleNamespace(learning_rate=0.1)
+    with pytest.raises(ModelError, match=r"loss of step 7 is nan.*learning_rate=0.025"):
+        Watcher(False).on_log(args, state, None, logs={"loss": float("nan")})
+
+
+@pytest.mark.model
+def test_existing_out_that_is_no_adapter_is_refused_before_anything_is_loaded(recipe: Recipe) -> None:
+    from train import train
+
+    precious = (
+        written(Path(recipe.out).parent / "adapter" / "notes.txt", "x") if Path(recipe.out).mkdir() else None
+    )
+    assert precious is None
+    written(Path(recipe.out) / "notes.txt", "x")
+    with pytest.raises(UsageError, match="isn't an adapter's directory"):
+        train(changed(recipe, model="/nowhere"), progress=False)
+    assert [path.name for path in Path(recipe.out).iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.model
+def test_old_adapter_stays_until_the_new_one_is_whole(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from train import qlora
+
+    out = Path(recipe.out)
+    out.mkdir()
+    written(out / "adapter_config.json", "{}")
+    written(out / "adapter_model.safetensors", "old")
+    manifest = SimpleNamespace()
+
+    def save(folder: Path) -> None:
+        written(folder / "adapter_model.safetensors", "new")
+
+    def broken(folder: Path, _: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    tuner: Any = SimpleNamespace(model=SimpleNamespace(save_pretrained=save))
+    monkeypatch.setattr(qlora, "write_manifest", broken)
+    with pytest.raises(DiskFullError), qlora._disk(out):
+        qlora._put_adapter(tuner, manifest, out)
+    assert weights(out) == b"old\n"
+    monkeypatch.setattr(qlora, "write_manifest", lambda folder, _: None)
+    qlora._put_adapter(tuner, manifest, out)
+    assert weights(out) == b"new\n"
+    assert sorted(path.name for path in out.parent.iterdir()) == ["adapter", "rows.jsonl"]
+
+
+@pytest.mark.model
+def test_full_device_under_torch_or_safetensors_is_said_in_one_line() -> None:
+    from safetensors import SafetensorError
+
+    from train.qlora import _disk
+
+    for error in (
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        RuntimeError(
+            "[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/0: file write failed"
+        ),
+    ):
+        with pytest.raises(DiskFullError), _disk(Path("adapter")):
+            raise error
+
+
+@pytest.mark.model
+def test_missing_and_damaged_models_are_one_line(recipe: Recipe, tmp_path: Path) -> None:
+    from train import train
+
+    with pytest.raises(ModelError, match="no such directory"):
+        train(changed(recipe, model=str(tmp_path / "nowhere")), progress=False)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    whole = checkpoint(SMOLLM2)
+    for path in whole.iterdir():
+        if path.suffix == ".safetensors":
+            (damaged / path.name).write_bytes(path.read_bytes()[:100_000])
+        else:
+            (damaged / path.name).symlink_to(path)
+    with pytest.raises(ModelError, match="damaged"):
+        train(changed(recipe, model=str(damaged)), progress=False)
+
+
+@pytest.mark.model
+def test_hub_that_cannot_be_reached_is_the_environments_fault(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    from train import train
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(NetworkError, match="can't be reached"):
+        train(changed(recipe, model="mistralai/Mistral-7B-v0.1"), progress=False)
+
+
+@pytest.mark.model
+def test_unknown_layer_is_refused_with_the_nearest(recipe: Recipe) -> None:
+    from train import train
+
+    with pytest.raises(UnknownNameError, match=r"layer 'q_prj' is unknown. Did you mean 'q_proj'\?"):
+        train(changed(recipe, lora_targets=["q_prj"]), progress=False)
+
+
+@pytest.mark.model
+def test_bfloat16_on_a_cpu_is_refused(recipe: Recipe) -> None:
+    import torch
+
+    from train import train
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU, where bfloat16 is right")
+    with pytest.raises(UsageError, match="dtype=auto"):
+        train(changed(recipe, dtype="bfloat16"), progress=False)

@@ -1,0 +1,39 @@
+"""Making a model: recipes, data checks and QLoRA.
+
+    from train import read_recipe, train
+    result = train(read_recipe("train/recipes/demo_cpu.yaml", ["out=my-adapter"]))
+
+The names are looked up when they are used, so that `import train` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from train.qlora import TrainResult, train
+    from train.recipe import Recipe, read_recipe
+
+__all__ = ["Recipe", "TrainResult", "read_recipe", "train"]
+
+_HOMES = {
+    "Recipe": "train.recipe",
+    "TrainResult": "train.qlora",
+    "read_recipe": "train.recipe",
+    "train": "train.qlora",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'train' has no attribute {name!r}")
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        if package in ("train", "harness", "tasks_uz"):
+            raise
+        raise UsageError(f"Training needs {package}. Try: pip install 'uzbench[train]'") from None

@@ -1,0 +1,182 @@
+"""Rows to learn from: read, checked, written out as prompts, cut into tokens and put in order.
+
+    {"instruction": "Shu yangilikning ruknini ayting.", "input": "Jamoa finalga chiqdi.", "output": "sport"}
+
+becomes, with gemma's tokenizer (· is a masked token, the last is the end token, trained too):
+
+    <bos> ### Instruction : \\n … \\n \\n ### Response :   \\n sport <eos>
+      ·    ·      ·       ·  ·     ·  ·   ·     ·     ·
+
+The boundary is the one that evaluation sees. lm-eval moves trailing white space of the context to the
+continuation, encodes context + continuation as one string, and splits by the length of the encoded context:
+https://github.com/EleutherAI/lm-evaluation-harness/blob/v0.4.13/lm_eval/api/model.py (`_encode_pair`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from harness.errors import DataError, ModelError
+from tasks_uz.prompts import render_row
+
+IGNORED = -100
+"""The label of a token that carries no loss."""
+
+POOL = 50
+"""Batches whose rows are sorted by length together, so that little is padded and much stays random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a data file. line: its number, from 1. input: may be empty."""
+
+    line: int
+    instruction: str
+    input: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One row in tokens. n_prompt: how many of the first carry no loss."""
+
+    ids: list[int]
+    n_prompt: int
+
+    @property
+    def labels(self) -> list[int]:
+        return [IGNORED] * self.n_prompt + self.ids[self.n_prompt :]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenData:
+    """The rows that are trained on. dropped: rows left out, by reason."""
+
+    rows: tuple[TokenRow, ...]
+    dropped: dict[str, int]
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(len(row.ids) for row in self.rows)
+
+    @property
+    def n_trained_tokens(self) -> int:
+        return sum(len(row.ids) - row.n_prompt for row in self.rows)
+
+
+def read_rows(path: Path | str) -> list[Row]:
+    """Reads JSONL of `instruction`, `input` (may be absent) and `output`; other keys are ignored.
+
+    Raises DataError with line and reason.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise DataError(path, "no such file. Try: data=FILE.jsonl") from None
+    except IsADirectoryError:
+        raise DataError(path, "a directory, where a JSONL file was expected") from None
+    rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise DataError(path, "empty, expected one JSON object a line")
+    return rows
+
+
+def _row(path: Path, number: int, line: bytes) -> Row:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"not UTF-8 (byte {error.start})", line=number) from None
+    except json.JSONDecodeError as error:
+        raise DataError(path, f"not JSON: {error.msg} (column {error.colno})", line=number) from None
+    if not isinstance(row, dict):
+        reason = f"expected a JSON object, saw {type(row).__name__}; the format is JSONL, one row a line"
+        raise DataError(path, reason, line=number)
+    for key in ("instruction", "output"):
+        if key not in row:
+            raise DataError(path, f"key {key!r} is missing", line=number)
+    texts = {key: row.get(key, "") for key in ("instruction", "input", "output")}
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise DataError(path, f"{key!r} isn't text: {text!r}", line=number)
+        if not text.strip() and key != "input":
+            raise DataError(path, f"{key!r} is empty", line=number)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                path, f"{key!r} holds half a surrogate pair, which isn't text", line=number
+            ) from None
+    return Row(number, **texts)
+
+
+def tokenize(
+    rows: Iterable[Row], tokenizer: Any, *, prompt_format: str, max_length: int, source: object
+) -> TokenData:
+    """Rows in tokens: at most one BOS, the answer and EOS trained, rows over max_length dropped and counted.
+
+    source: the data file, for messages.
+    Raises DataError for a row that spells a special token, or where no row is left; ModelError.
+    """
+    if tokenizer.eos_token_id is None:
+        # Without it a tuned model never learns to stop.
+        raise ModelError("The model's tokenizer names no end-of-sequence token (eos_token), expected one.")
+    special = {tokenizer.eos_token_id: tokenizer.eos_token, tokenizer.bos_token_id: tokenizer.bos_token}
+    n_bos = int(_encode(tokenizer, "a")[:1] == [tokenizer.bos_token_id])
+    kept, dropped, shortest = [], Counter[str](), 0
+    for row in rows:
+        prompt, completion = render_row(row.instruction, row.input, row.output, prompt_format)
+        ids, n_prompt = split_tokens(tokenizer, prompt, completion)
+        for token in ids[n_bos:]:
+            if token in special:
+                raise DataError(
+                    source, f"the text spells the model's special token {special[token]!r}", line=row.line
+                )
+        ids.append(tokenizer.eos_token_id)
+        if len(ids) <= max_length:
+            kept.append(TokenRow(ids, n_prompt))
+            continue
+        dropped["answer_over_max_length" if n_prompt < max_length else "prompt_over_max_length"] += 1
+        shortest = min(shortest or len(ids), len(ids))
+    if not kept:
+        reason = f"no row fits into max_length {max_length}, the shortest has {shortest} tokens"
+        raise DataError(source, f"{reason}. Try: max_length={shortest}")
+    return TokenData(tuple(kept), dict(dropped))
+
+
+def split_tokens(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int], int]:
+    """Token ids of prompt + completion, and how many of them are the prompt's, as lm-eval splits them."""
+    context = prompt.rstrip()
+    # "### Response:\n" + "sport": the line break goes over to the answer, as lm-eval moves it.
+    return _encode(tokenizer, prompt + completion), len(_encode(tokenizer, context))
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    ids = list(tokenizer.encode(text))
+    # Some tokenizers close every text themselves; the end token is put once, after the answer.
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def epoch_order(lengths: Sequence[int], *, batch_size: int, seed: int, epoch: int) -> list[int]:
+    """The rows of one epoch in the order they are trained; each batch_size of them share a batch.
+
+    Rows of like length share a batch, batches come in random order. Nothing but the arguments matters, so a
+    resumed run goes on with the very row it would have come to.
+    """
+    random = Random(f"{seed}:{epoch}")
+    order = list(range(len(lengths)))
+    random.shuffle(order)
+    # What doesn't fill a batch comes last, drawn at random: else it would always be the longest rows.
+    whole = len(order) - len(order) % batch_size
+    batches = []
+    for start in range(0, whole, POOL * batch_size):
+        pool = sorted(order[start : min(start + POOL * batch_size, whole)], key=lengths.__getitem__)
+        batches += [pool[first : first + batch_size] for first in range(0, len(pool), batch_size)]
+    random.shuffle(batches)
+    return [row for batch in batches for row in batch] + order[whole:]
