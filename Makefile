@@ -1,7 +1,6 @@
 # make demo   train an Uzbek adapter and compare it with its base, offline, on this machine
 # make test   every test
 # make lint   ruff and mypy
-# make bench  figures of the README that are about speed
 # Each makes .venv first, with the tested versions of constraints.txt.
 
 PYTHON ?= python3

@@ -17,7 +17,7 @@ import typer
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, UsageError, UzBenchError
 
 # typer carries a click of its own and exports only the leaves of its errors.
-_CommandLineError = typer.BadParameter.__mro__[1]
+_CommandLineError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="uzbench",
@@ -53,12 +53,16 @@ def run_command(arguments: Sequence[str]) -> int:
         print(_usage_line(error), file=sys.stderr)
         return EXIT_USER
     except (KeyboardInterrupt, typer.Abort):
-        print("uzbench: stopped. What was answered is kept; the same command goes on from there.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (| head): nothing is left to say.
         sys.stderr.close()
         return EXIT_DONE
+    if code == EXIT_INTERRUPTED:
+        print(
+            "uzbench: stopped. What was answered is kept; the same command goes on from there.",
+            file=sys.stderr,
+        )
     return code if isinstance(code, int) else EXIT_DONE
 
 
@@ -137,16 +141,20 @@ def tasks(json: Json = False) -> None:
 def run(
     model: Annotated[str, typer.Option(help="Hub id, directory, or a packaged model (gemma-3-270m).")],
     adapter: Annotated[
-        list[str] | None, typer.Option(help="LoRA adapter: hub id or directory; repeatable. The base is asked too.")
+        list[str] | None,
+        typer.Option(help="LoRA adapter: hub id or directory; repeatable. The base is asked too."),
     ] = None,
     tasks: Annotated[str, typer.Option(help="Tasks and groups, by comma. All: uzbench tasks")] = "uz_core",
     orthography: Annotated[str, typer.Option(help="latin, cyrillic, latin2026, by comma, or all.")] = "latin",
     prompts: Annotated[str, typer.Option(help="default, or all the prompts of a task.")] = "default",
     prompt_format: Annotated[
-        str | None, typer.Option(help="plain, alpaca or chat. Default: what the adapter was trained in, else plain.")
+        str | None,
+        typer.Option(help="plain, alpaca or chat. Default: what the adapter was trained in, else plain."),
     ] = None,
     chat_template: Annotated[bool, typer.Option("--chat-template", help="The same as --prompt-format chat.")] = False,
-    shots: Annotated[int | None, typer.Option(help="Worked examples before each question. Default: the task's.")] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Worked examples before each question. Default: the task's.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Documents a task, for trying; the run says so.")] = None,
     seed: Annotated[int, typer.Option(help="Of sampling, where --gen-kwargs ask for it.")] = 1234,
     gen_kwargs: Annotated[str, typer.Option(help="Generation settings, K=V by comma.")] = "",
@@ -213,9 +221,7 @@ def run(
 
 
 @app.command()
-def runs(
-    directory: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs"), json: Json = False
-) -> None:
+def runs(directory: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs"), json: Json = False) -> None:
     """What has been run: model, tasks, date, limited, complete.
 
     \b
@@ -319,7 +325,9 @@ def compare(
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML, such as train/recipes/demo_cpu.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Instead of the recipe's.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Instead of the recipe's.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a LoRA adapter on instruction, input, output rows; a run that was killed goes on where it was.
@@ -329,10 +337,13 @@ def train(
       uzbench train train/recipes/demo_cpu.yaml data=rows.jsonl out=adapters/mine
       uzbench run --model gemma-3-270m --adapter adapters/mine
     """
-    from train.qlora import train as train_adapter
     from train.recipe import read_recipe
 
-    result = train_adapter(read_recipe(recipe, overrides or []), progress=sys.stderr.isatty())
+    wanted = read_recipe(recipe, overrides or [])
+    # Only now: torch takes ten seconds to say that a file is missing.
+    from train.qlora import train as train_adapter
+
+    result = train_adapter(wanted, progress=sys.stderr.isatty())
     if json:
         _print_json({"adapter": str(result.adapter), "manifest": result.manifest.to_dict()})
     else:
@@ -352,7 +363,10 @@ def _pairs(text: str) -> dict[str, Any]:
         key, mark, value = part.partition("=")
         if not mark or not key:
             raise UsageError(f"--gen-kwargs {part!r}: expected K=V, such as temperature=0.7.")
-        pairs[key.strip()] = yaml.safe_load(value)
+        try:
+            pairs[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--gen-kwargs {part!r}: not a YAML value, such as temperature=0.7.") from None
     return pairs
 
 

@@ -56,7 +56,7 @@ def compare(base: RunLike, cand: RunLike, *, margin: float = MARGIN) -> Comparis
         margin=margin,
         rows=tuple(adjusted),
         overall={each.orthography: each for each in overall},
-        orthography_gaps=tuple([*orthography_gaps(base, "base"), *orthography_gaps(cand, "cand")]),
+        orthography_gaps=(*orthography_gaps(base, "base"), *orthography_gaps(cand, "cand")),
         asked_differently=asked_differently,
         limited=base.run.limited or cand.run.limited,
         notes=tuple(_notes(base, cand)),
@@ -103,8 +103,8 @@ def _check_pairing(base: RunDirectory, cand: RunDirectory) -> bool:
             differing = [doc for doc in differing if hashes[0][key][doc] and hashes[1][key][doc]]
             if differing:
                 raise UnpairedError(
-                    f"{name}: the prompts differ (prompt_hash) on {len(differing)} of {len(one_docs)} documents, though "
-                    "neither run says that it was asked in another prompt format. Run both with the same "
+                    f"{name}: the prompts differ (prompt_hash) on {len(differing)} of {len(one_docs)} documents, "
+                    "though neither run says that it was asked in another prompt format. Run both with the same "
                     "--prompt-format, --shots and uzbench."
                 )
     return asked_differently
@@ -192,9 +192,7 @@ def _adjusted(compared: Sequence[_Compared], margin: float) -> tuple[list[Row], 
     rows = [each.row for each in compared]
     overall = []
     for orthography in dict.fromkeys(row.orthography for row in rows):
-        family = [
-            index for index, row in enumerate(rows) if row.orthography == orthography and row.primary
-        ]
+        family = [index for index, row in enumerate(rows) if row.orthography == orthography and row.primary]
         if not family:
             continue
         for index, p in zip(family, stats.holm([rows[index].p for index in family]), strict=True):

@@ -1,6 +1,6 @@
 """Asking: a RunSpec in, run directories out. The one home of lm-eval beside the engine.
 
-    run(RunSpec(model="gemma-3-270m", tasks=("uz_core",)), out=Path("runs"))
+run(RunSpec(model="gemma-3-270m", tasks=("uz_core",)), out=Path("runs"))
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def run(
         raise UsageError(f"Two adapters are called {sorted(repeated)[0]!r}: rename one of the directories.")
 
     if mirror is not None and not Path(mirror).is_dir():
-        raise UsageError(f"--mirror {mirror}: no such directory. Fill one with: uzbench mirror --out {mirror}")
+        raise UsageError(f"--mirror {mirror}: no such directory. Expected DIR/<owner>/<name>/<config>/<split>.jsonl")
     with Store(Path(out) / STORE) as store, _quiet_libraries(), _data_faults():
         session = _Session(spec, base, targets, store, mirror, progress)
         return [session.ask(target, names, subset, Path(out)) for target in targets]
@@ -241,25 +241,12 @@ class _Session:
         return write_run(directory, done, samples, scores, summarize(scores, records))
 
     def _token_budget(self) -> int:
-        """Tokens a batch, padding counted. On a CPU from the model's shape alone, so that it is always the same."""
-        import torch
-        from transformers import AutoConfig
+        from harness.engine.load import token_budget
 
-        config = AutoConfig.from_pretrained(
-            self.base.path, revision=self.base.revision, trust_remote_code=self.spec.trust_remote_code
-        )
-        config = getattr(config, "text_config", config)
-        if self.device == "cpu":
-            free, most = 2 << 30, 2048
-        else:
+        # On a GPU the memory is measured beside the loaded model.
+        if self.device != "cpu":
             self.server()
-            free, most = torch.cuda.mem_get_info()[0] // 2, 65536
-        # The engine keeps a layer's activations; lm-eval's path the logits of every position, twice.
-        if self.spec.backend == "engine":
-            per_token = 4 * (3 * getattr(config, "intermediate_size", 4 * config.hidden_size) + 8 * config.hidden_size)
-        else:
-            per_token = 2 * 4 * config.vocab_size
-        return int(min(most, max(256, free // per_token)))
+        return token_budget(self.spec, self.base, self.device)
 
 
 def load_tasks(names: Sequence[str], spec: RunSpec, mirror: Path | None = None) -> dict[str, Any]:
@@ -268,9 +255,7 @@ def load_tasks(names: Sequence[str], spec: RunSpec, mirror: Path | None = None) 
 
     ours = set(catalog.tasks())
     metadata = {"mirror": str(mirror)} if mirror else {}
-    manager = TaskManager(
-        include_path=str(ROOT), include_defaults=not ours.issuperset(names), metadata=metadata
-    )
+    manager = TaskManager(include_path=str(ROOT), include_defaults=not ours.issuperset(names), metadata=metadata)
     tasks: dict[str, Any] = manager.load(list(names))["tasks"]
     for name, task in tasks.items():
         if spec.n_shot is not None:
@@ -337,16 +322,11 @@ def _subset_indices(tasks: dict[str, Any], subset: str, limit: int | None) -> di
     return indices
 
 
-def _records(
-    tasks: dict[str, Any], results: dict[str, Any]
-) -> tuple[list[TaskRecord], list[Sample], list[Score]]:
+def _records(tasks: dict[str, Any], results: dict[str, Any]) -> tuple[list[TaskRecord], list[Sample], list[Score]]:
     records, samples, scores = [], [], []
     for name, task in tasks.items():
         logged = results["samples"][name]
-        higher = {
-            metric: bool(better)
-            for metric, better in results["higher_is_better"].get(name, {}).items()
-        }
+        higher = {metric: bool(better) for metric, better in results["higher_is_better"].get(name, {}).items()}
         record = task_record(
             name,
             version=str(results["versions"].get(name)),

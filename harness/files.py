@@ -107,7 +107,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises DataError with the line and the reason, RecordError for a missing file or a newer schema.
     """
     try:
-        file = Path(path).open("rb")
+        file = Path(path).open("rb")  # noqa: SIM115, closed below; only opening may find nothing
     except FileNotFoundError:
         raise RecordError(f"{path}: no such file.") from None
     except IsADirectoryError:
@@ -133,6 +133,4 @@ def check_schema(document: dict[str, Any], path: object, *, line: int | None = N
     schema = document.get("schema", SCHEMA)
     if not isinstance(schema, int) or schema > SCHEMA:
         where = f"{path}:{line}" if line is not None else f"{path}"
-        raise RecordError(
-            f"{where}: schema {schema!r}, this uzbench reads up to {SCHEMA}. Try: pip install -U uzbench"
-        )
+        raise RecordError(f"{where}: schema {schema!r}, this uzbench reads up to {SCHEMA}. Try: pip install -U uzbench")

@@ -87,9 +87,7 @@ def _task_record(task: str, results: dict[str, Any], logged: list[dict[str, Any]
     )
     higher = (results.get("higher_is_better") or {}).get(task) or {}
     metrics = {
-        metric: bool(higher.get(metric, True))
-        for metric in numeric_metrics(logged, reported)
-        if metric != UNSCORED
+        metric: bool(higher.get(metric, True)) for metric in numeric_metrics(logged, reported) if metric != UNSCORED
     }
     return task_record(
         task,

@@ -13,15 +13,11 @@ from harness.records import Metric, Score, TaskRecord
 
 def summarize(scores: Iterable[Score], tasks: Iterable[TaskRecord]) -> list[Metric]:
     """One Metric for each task and metric, in the order of the tasks; unscored documents are counted, not scored."""
-    by_metric: dict[tuple[str, str, str], dict[tuple[str, str], list[Score]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
+    by_metric: dict[tuple[str, str, str], dict[tuple[str, str], list[Score]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
         by_metric[score.task_key][score.metric, score.filter].append(score)
     return [
-        _metric(task, metric, name, found)
-        for task in tasks
-        for (metric, name), found in by_metric[task.key].items()
+        _metric(task, metric, name, found) for task in tasks for (metric, name), found in by_metric[task.key].items()
     ]
 
 

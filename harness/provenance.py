@@ -19,7 +19,17 @@ from harness.config import cache_dir
 from harness.errors import UzBenchError
 from harness.files import read_json, write_json
 
-PACKAGES = ("uzbench", "lm_eval", "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "alifbo")
+PACKAGES = (
+    "uzbench",
+    "lm_eval",
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "datasets",
+    "alifbo",
+)
 
 
 def now() -> str:
@@ -41,9 +51,7 @@ def git_commit() -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
-    )
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()
 
 

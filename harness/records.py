@@ -64,7 +64,7 @@ class Record:
 
         Raises RecordError where a key is missing or a value doesn't fit.
         """
-        hints = _hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]
         values = {}
         for item in dataclasses.fields(cls):  # type: ignore[arg-type]
             if item.name in document:
@@ -147,6 +147,8 @@ class RunSpec(Record):
         _one_of("backend", self.backend, BACKENDS)
         _one_of("prompt format", self.prompt_format, FORMATS)
         _one_of("prompts", self.prompts, ("default", "all"))
+        if not self.orthographies:
+            raise UsageError(f"No orthography is named. One or more of: {', '.join(ORTHOGRAPHIES)}, all.")
         for orthography in self.orthographies:
             _one_of("orthography", orthography, (*ORTHOGRAPHIES, "all"))
         if not self.model:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from harness.errors import RecordError
+from harness.errors import RecordError, UzBenchError
 from harness.files import read_json, read_jsonl, write_json, write_jsonl
 from harness.records import Metric, Run, Sample, Score
 
@@ -43,10 +43,15 @@ def open_run(path: str | os.PathLike[str], *, complete: bool = True) -> RunDirec
     """
     path = Path(path)
     if not (path / RUN).is_file():
-        if (path / "results.json").exists() or list(path.glob("results_*.json")):
+        # In the directory itself, or in a folder a model.
+        if any(any(path.glob(name)) for name in ("results.json", "results_*.json", "*/results_*.json")):
             raise RecordError(f"{path} is what lm-eval wrote, not a run. Try: uzbench import {path}")
         raise RecordError(f"{path} isn't a run directory: it has no {RUN}. All runs: uzbench runs")
-    run = Run.from_dict(read_json(path / RUN))
+    document = read_json(path / RUN)
+    try:
+        run = Run.from_dict(document)
+    except UzBenchError as error:
+        raise RecordError(f"{path / RUN}: {error}") from None
     if complete and not run.complete:
         raise RecordError(
             f"Run {path} was cut off before its end. Type the same uzbench run again: what was answered is kept."
@@ -60,7 +65,7 @@ def find_runs(directory: Path) -> list[RunDirectory]:
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
         try:
             found.append(open_run(path, complete=False))
-        except RecordError:
+        except UzBenchError:
             continue
     return sorted(found, key=lambda each: each.run.created, reverse=True)
 

@@ -41,10 +41,7 @@ def task_record(
     name: lm-eval's. metrics: name to whether higher is better.
     """
     info = catalog.tasks().get(name)
-    if info is not None:
-        primary = info.primary
-    else:
-        primary = "acc" if "acc" in metrics else next(iter(metrics), "")
+    first = "acc" if "acc" in metrics else next(iter(metrics), "")
     return TaskRecord(
         task=info.base if info else name,
         lm_eval_task=name,
@@ -54,7 +51,7 @@ def task_record(
         n_shot=n_shot,
         n=n,
         n_all=n_all,
-        primary=primary,
+        primary=info.primary if info else first,
         metrics=metrics,
         output_type=output_type,
         chance=info.chance if info else None,
@@ -153,8 +150,7 @@ def numeric_metrics(logged: Sequence[Logged], known: Iterable[str]) -> list[str]
     return [
         metric
         for metric in known
-        if metric != UNSCORED
-        and any(isinstance(row.get(metric), (int, float)) for row in logged)
+        if metric != UNSCORED and any(isinstance(row.get(metric), (int, float)) for row in logged)
     ]
 
 

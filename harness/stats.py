@@ -95,7 +95,7 @@ def paired(base: Floats, cand: Floats, groups: Sequence[str]) -> Paired:
     if n_clusters == len(differences) and _is_binary(base) and _is_binary(cand):
         p, test = mcnemar(int((differences > 0).sum()), int((differences < 0).sum())), "mcnemar"
     else:
-        sums = np.bincount(numbers, weights=differences, minlength=n_clusters)
+        sums = np.bincount(numbers, weights=differences, minlength=n_clusters).astype(np.float64)
         p, test = sign_flip(sums), "sign-flip"
     if stderr is None:
         return Paired(delta, None, (-1.0, 1.0), p, test, n_clusters, None)

@@ -64,22 +64,23 @@ class Store:
             "CREATE TABLE IF NOT EXISTS answers (model_key TEXT, request_key TEXT, answer TEXT NOT NULL, "
             "PRIMARY KEY (model_key, request_key)) WITHOUT ROWID"
         )
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS models (model_key TEXT PRIMARY KEY, identity TEXT NOT NULL)"
-        )
+        self._db.execute("CREATE TABLE IF NOT EXISTS models (model_key TEXT PRIMARY KEY, identity TEXT NOT NULL)")
         self._db.execute(f"PRAGMA user_version={SCHEMA}")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._db.close()
 
     def remember_model(self, model_key: str, identity: Mapping[str, Any]) -> None:
         """Keeps what a model_key stands for, for people who look into the file."""
         with disk_faults(self.path):
             self._db.execute(
-                "INSERT OR IGNORE INTO models VALUES (?, ?)", (model_key, json.dumps(identity, sort_keys=True))
+                "INSERT OR IGNORE INTO models VALUES (?, ?)",
+                (model_key, json.dumps(identity, sort_keys=True)),
             )
 
     def get(self, model_key: str, keys: Iterable[str]) -> dict[str, Any]:

@@ -49,7 +49,19 @@ def orthography(name: str) -> str:
 
 def _rows_table(rows: Sequence[Row]) -> str:
     several = len({row.prompt_id for row in rows}) > 1
-    header = ["task", "alphabet", "metric", "base", "tuned", "Δ points", "95 %", "p", "p adjusted", "n", "+ / −"]
+    header = [
+        "task",
+        "alphabet",
+        "metric",
+        "base",
+        "tuned",
+        "Δ points",
+        "95 %",
+        "p",
+        "p adjusted",
+        "n",
+        "+ / −",
+    ]
     header += ["detectable", "verdict"]
     lines = []
     for row in rows:
@@ -157,7 +169,8 @@ def _items(comparison: Comparison, base: RunDirectory, cand: RunDirectory) -> st
     }
     one, two = (_primary_scores(run, primary) for run in (base, cand))
     answers = {_key(sample): sample for sample in cand.samples}
-    gained, lost = [], []
+    gained: list[tuple[Sample, Sample, Score, Score]] = []
+    lost: list[tuple[Sample, Sample, Score, Score]] = []
     for sample in base.samples:
         key = _key(sample)
         if key not in one or key not in two:
@@ -187,9 +200,7 @@ def _key(record: Sample | Score) -> _ItemKey:
     return (record.task, record.orthography, record.prompt_id), record.doc_hash, record.occurrence
 
 
-def _primary_scores(
-    run: RunDirectory, primary: dict[tuple[str, str, str], tuple[str, bool]]
-) -> dict[_ItemKey, Score]:
+def _primary_scores(run: RunDirectory, primary: dict[tuple[str, str, str], tuple[str, bool]]) -> dict[_ItemKey, Score]:
     return {
         _key(score): score
         for score in run.scores

@@ -119,23 +119,27 @@ def read_mirror(mirror: Path, name: str, config: str, split: str) -> list[Row]:
     path = mirror / relative
     if not path.is_file():
         raise MirrorError(
-            f"mirror {mirror} has no {relative}. Expected DIR/<owner>/<name>/<config>/<split>.jsonl; "
-            "on a machine with a network: uzbench mirror --out DIR"
+            f"mirror {mirror} has no {relative}. Expected DIR/<owner>/<name>/<config>/<split>.jsonl, "
+            "one JSON object a row of the hub's data set."
         )
     content = path.read_bytes()
     wanted = mirror_checksums(mirror).get(relative)
     if wanted and hashlib.sha256(content).hexdigest() != wanted:
-        raise MirrorError(
-            f"mirror {mirror}: {relative} isn't what {CHECKSUMS} says. Fetch it again: uzbench mirror --out DIR"
-        )
+        raise MirrorError(f"mirror {mirror}: {relative} isn't what {CHECKSUMS} says. Fetch or copy it again.")
     rows = []
     # Not splitlines(): U+2028 and U+0085 may stand inside a JSON string.
-    for number, line in enumerate(content.decode("utf-8").split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise MirrorError(f"{path}:{number}: not JSON: {error.msg}") from None
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise MirrorError(f"{path}:{number}: not UTF-8 (byte {error.start})") from None
+        except json.JSONDecodeError as error:
+            raise MirrorError(f"{path}:{number}: not JSON: {error.msg}") from None
+        if not isinstance(row, dict):
+            raise MirrorError(f"{path}:{number}: expected a JSON object, saw {type(row).__name__}")
+        rows.append(row)
     if not rows:
         raise MirrorError(f"{path}: empty, expected one JSON object a line.")
     return rows

@@ -46,9 +46,7 @@ class Prompt:
 
     def in_orthography(self, orthography: str) -> Prompt:
         """The same question with its instruction and cue transliterated; the input is taken as it is."""
-        return replace(
-            self, instruction=convert(self.instruction, orthography), cue=convert(self.cue, orthography)
-        )
+        return replace(self, instruction=convert(self.instruction, orthography), cue=convert(self.cue, orthography))
 
 
 def render(prompt: Prompt, prompt_format: str = "plain") -> str:

@@ -41,9 +41,7 @@ def recipe_file(folder: Path, **values: Any) -> Path:
 
 
 def test_importing_train_imports_no_torch() -> None:
-    code = (
-        "import sys, train; train.Recipe; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    )
+    code = "import sys, train; train.Recipe; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -201,9 +199,7 @@ GOOD = {"instruction": "Poytaxtni ayting.", "input": "", "output": "Toshkent"}
         (['{"instruction": "a", "output": "\\ud83d"}'], 1, "surrogate"),
     ],
 )
-def test_fault_in_data_names_line_and_reason(
-    tmp_path: Path, lines: list[Any], line: int | None, reason: str
-) -> None:
+def test_fault_in_data_names_line_and_reason(tmp_path: Path, lines: list[Any], line: int | None, reason: str) -> None:
     path = written(tmp_path / "rows.jsonl", *lines)
     with pytest.raises(DataError) as caught:
         read_rows(path)
@@ -260,8 +256,8 @@ def one_row(tokenizer: Any, *, prompt_format: str = "alpaca", max_length: int = 
 
 
 def test_every_row_has_the_one_bos_that_evaluation_gives_it(tokenizer: Any, demo: Any) -> None:
-    # gemma's tokenizer puts its BOS (without it bits a byte go from 3.1 to 5.6); SmolLM2's puts none, and lm-eval
-    # asks with what the tokenizer puts.
+    # gemma's tokenizer puts its BOS (without it bits a byte go from 3.1 to 5.6); SmolLM2's puts none, and
+    # lm-eval asks with what the tokenizer puts.
     expected = {"<bos>": 1, "<|im_start|>": 0}[tokenizer.bos_token]
     for row in demo.rows:
         assert row.ids.count(tokenizer.bos_token_id) == expected
@@ -366,9 +362,7 @@ def test_rows_of_a_batch_are_of_like_length() -> None:
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """Eight short rows of the embedded set."""
-    lines = [
-        line for line in DEMO.read_text(encoding="utf-8").splitlines() if json.loads(line)["slice"] == "savol"
-    ]
+    lines = [line for line in DEMO.read_text(encoding="utf-8").splitlines() if json.loads(line)["slice"] == "savol"]
     return written(tmp_path / "rows.jsonl", *sorted(lines, key=len)[:8])
 
 
@@ -473,6 +467,7 @@ def test_checkpoint_of_another_recipe_or_data_is_not_picked_up(recipe: Recipe) -
 
     base = locate_model(SMOLLM2.name)
     key = _run_key(recipe, base, "aa", torch.float32)
+    assert key == _run_key(changed(recipe), base, "aa", torch.float32)
     assert key != _run_key(changed(recipe, learning_rate=1e-3), base, "aa", torch.float32)
     assert key != _run_key(recipe, base, "bb", torch.float32)
     assert key == _run_key(changed(recipe, save_steps=7, out="elsewhere"), base, "aa", torch.float32)
@@ -503,9 +498,7 @@ def test_loss_is_the_mean_over_trained_tokens_of_the_whole_accumulated_batch(rec
 
 
 @pytest.mark.model
-def test_loss_where_only_labels_pass_the_head_is_trls_own(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loss_where_only_labels_pass_the_head_is_trls_own(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from transformers import AutoTokenizer
 
@@ -535,9 +528,7 @@ def test_loss_where_only_labels_pass_the_head_is_trls_own(
 def test_padding_is_masked_by_length_and_is_never_eos() -> None:
     from train.trainer import _pad_id, padded
 
-    batch = padded(
-        [{"input_ids": [5, 2], "labels": [-100, 2]}, {"input_ids": [5, 6, 2], "labels": [-100, 6, 2]}], 0
-    )
+    batch = padded([{"input_ids": [5, 2], "labels": [-100, 2]}, {"input_ids": [5, 6, 2], "labels": [-100, 6, 2]}], 0)
     assert batch["input_ids"].tolist() == [[5, 2, 0], [5, 6, 2]]
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
     assert batch["labels"].tolist() == [[-100, 2, -100], [-100, 6, 2]]
@@ -558,10 +549,7 @@ def test_loss_that_is_no_number_stops_the_run_with_a_lower_learning_rate() -> No
 def test_existing_out_that_is_no_adapter_is_refused_before_anything_is_loaded(recipe: Recipe) -> None:
     from train import train
 
-    precious = (
-        written(Path(recipe.out).parent / "adapter" / "notes.txt", "x") if Path(recipe.out).mkdir() else None
-    )
-    assert precious is None
+    Path(recipe.out).mkdir()
     written(Path(recipe.out) / "notes.txt", "x")
     with pytest.raises(UsageError, match="isn't an adapter's directory"):
         train(changed(recipe, model="/nowhere"), progress=False)
@@ -569,9 +557,7 @@ def test_existing_out_that_is_no_adapter_is_refused_before_anything_is_loaded(re
 
 
 @pytest.mark.model
-def test_old_adapter_stays_until_the_new_one_is_whole(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_old_adapter_stays_until_the_new_one_is_whole(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     from train import qlora
 
     out = Path(recipe.out)
@@ -603,12 +589,12 @@ def test_full_device_under_torch_or_safetensors_is_said_in_one_line() -> None:
 
     from train.qlora import _disk
 
-    for error in (
-        SafetensorError("I/O error: No space left on device (os error 28)"),
-        RuntimeError(
-            "[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/0: file write failed"
-        ),
-    ):
+    # The words that safetensors and torch's writer use for a full device.
+    seen = [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/0"),
+    ]
+    for error in seen:
         with pytest.raises(DiskFullError), _disk(Path("adapter")):
             raise error
 
@@ -632,9 +618,7 @@ def test_missing_and_damaged_models_are_one_line(recipe: Recipe, tmp_path: Path)
 
 
 @pytest.mark.model
-def test_hub_that_cannot_be_reached_is_the_environments_fault(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hub_that_cannot_be_reached_is_the_environments_fault(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     from train import train

@@ -110,15 +110,11 @@ def _row(path: Path, number: int, line: bytes) -> Row:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise DataError(
-                path, f"{key!r} holds half a surrogate pair, which isn't text", line=number
-            ) from None
+            raise DataError(path, f"{key!r} holds half a surrogate pair, which isn't text", line=number) from None
     return Row(number, **texts)
 
 
-def tokenize(
-    rows: Iterable[Row], tokenizer: Any, *, prompt_format: str, max_length: int, source: object
-) -> TokenData:
+def tokenize(rows: Iterable[Row], tokenizer: Any, *, prompt_format: str, max_length: int, source: object) -> TokenData:
     """Rows in tokens: at most one BOS, the answer and EOS trained, rows over max_length dropped and counted.
 
     source: the data file, for messages.
@@ -135,9 +131,7 @@ def tokenize(
         ids, n_prompt = split_tokens(tokenizer, prompt, completion)
         for token in ids[n_bos:]:
             if token in special:
-                raise DataError(
-                    source, f"the text spells the model's special token {special[token]!r}", line=row.line
-                )
+                raise DataError(source, f"the text spells the model's special token {special[token]!r}", line=row.line)
         ids.append(tokenizer.eos_token_id)
         if len(ids) <= max_length:
             kept.append(TokenRow(ids, n_prompt))

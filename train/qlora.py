@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,17 +19,18 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as transformers_logging
 
 from harness.engine.identity import Located, locate_model
-from harness.errors import ModelError, NetworkError, UsageError, disk_faults
+from harness.engine.load import one_line, quantization_config
+from harness.errors import ModelError, UsageError, disk_faults
 from harness.manifest import Manifest, write_manifest
 from harness.provenance import file_digest, git_commit, hardware, now, package_versions
 from harness.records import digest
 from train.data import read_rows, tokenize
 from train.recipe import Recipe
-from train.trainer import Tuner, Watcher, last_whole, make_tuner
+from train.trainer import Tuner, Watcher, last_whole, make_tuner, quiet
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +57,24 @@ def train(recipe: Recipe, *, progress: bool = True) -> TrainResult:
     base = locate_model(recipe.model, recipe.revision)
     rows = read_rows(recipe.data)
     data_sha256 = file_digest(Path(recipe.data))
-    with _one_line(recipe), _disk(out):
+    with one_line(recipe.model), _disk(out):
         tokenizer = AutoTokenizer.from_pretrained(base.path, revision=base.revision)
     data = tokenize(
         rows, tokenizer, prompt_format=recipe.prompt_format, max_length=recipe.max_length, source=recipe.data
     )
     checkpoints = out.with_name(f"{out.name}.checkpoints") / _run_key(recipe, base, data_sha256, dtype)
     resumable, resumed_from = last_whole(checkpoints), 0
-    with _one_line(recipe), _disk(out):
+    with one_line(recipe.model), _disk(out):
         model = _load(recipe, base, dtype)
     watcher = Watcher(progress)
-    try:
+    with watcher, quiet(), _in_memory(recipe), _disk(checkpoints):
+        if data.dropped:
+            watcher.say(f"Rows left out: {data.dropped}. Rows kept: {len(data.rows)}.")
         tuner = make_tuner(recipe, model, tokenizer, data, checkpoints, watcher)
         if resumable:
             resumed_from = watcher.go_on_from(resumable)
-        with _in_memory(recipe), _disk(checkpoints):
-            tuner.train(resume_from_checkpoint=str(resumable) if resumable else None)
+        tuner.train(resume_from_checkpoint=str(resumable) if resumable else None)
         seconds = round(watcher.seconds, 1)
-    finally:
-        watcher.close()
     manifest = Manifest(
         base_model=recipe.model,
         base_revision=base.revision,
@@ -124,9 +123,7 @@ def _dtype(recipe: Recipe) -> torch.dtype:
 
 def _run_key(recipe: Recipe, base: Located, data_sha256: str, dtype: torch.dtype) -> str:
     """What a checkpoint belongs to: all that changes what is learned, and nothing else."""
-    choices = {
-        key: value for key, value in recipe.to_dict().items() if key not in ("out", "data", "save_steps")
-    }
+    choices = {key: value for key, value in recipe.to_dict().items() if key not in ("out", "data", "save_steps")}
     return digest({"recipe": choices, "data": data_sha256, "base": base.weights, "dtype": str(dtype)})[:16]
 
 
@@ -135,28 +132,8 @@ def _load(recipe: Recipe, base: Located, dtype: torch.dtype) -> Any:
         base.path,
         revision=base.revision,
         dtype=dtype,
-        quantization_config=_quantization(recipe.quantization, dtype),
+        quantization_config=quantization_config(recipe.quantization, dtype),
         device_map={"": 0 if torch.cuda.is_available() else "cpu"},
-    )
-
-
-def _quantization(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    if kind == "none":
-        return None
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError:
-        raise UsageError(
-            f"quantization={kind} needs bitsandbytes. Try: pip install 'uzbench[train]'"
-        ) from None
-    if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    # On a CPU NF4 is 13 times faster with float32 arithmetic than with bfloat16.
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
     )
 
 
@@ -187,33 +164,11 @@ def _put_adapter(tuner: Tuner, manifest: Manifest, out: Path) -> None:
 
 
 @contextmanager
-def _one_line(recipe: Recipe) -> Iterator[None]:
-    """Turns what loading a model or tokenizer raises into one line."""
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
+def _in_memory(recipe: Recipe) -> Iterator[None]:
     try:
         yield
-    except SafetensorError as error:
-        raise ModelError(f"Model {recipe.model} is damaged: {_first(error)}. Fetch it again.") from error
     except torch.OutOfMemoryError as error:
         raise _no_memory(recipe) from error
-    except (ConnectionError, OfflineModeIsEnabled) as error:
-        raise NetworkError(f"Model {recipe.model}: the hub can't be reached ({_first(error)}).") from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        # transformers wraps a lost connection into an OSError of its own.
-        kind = NetworkError if "connect to" in str(error) else ModelError
-        raise kind(f"Model {recipe.model} can't be loaded: {_first(error)}.") from error
-
-
-@contextmanager
-def _in_memory(recipe: Recipe) -> Iterator[None]:
-    with warnings.catch_warnings():
-        # bitsandbytes says for every layer that int8 casts its input; it always does.
-        warnings.filterwarnings("ignore", message="MatMul8bitLt")
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise _no_memory(recipe) from error
 
 
 def _no_memory(recipe: Recipe) -> ModelError:
@@ -222,11 +177,6 @@ def _no_memory(recipe: Recipe) -> ModelError:
         f"Training {recipe.model} doesn't fit the device's memory. "
         f"Try: batch_size=1 gradient_accumulation={rows}, gradient_checkpointing=true or quantization=nf4"
     )
-
-
-def _first(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
 
 
 @contextmanager

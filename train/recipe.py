@@ -88,6 +88,16 @@ class Recipe(Record):
     save_steps: int = 100
 
     def __post_init__(self) -> None:
+        for name in (
+            "epochs",
+            "learning_rate",
+            "warmup_ratio",
+            "weight_decay",
+            "max_grad_norm",
+            "lora_alpha",
+        ):
+            # 3 and 3.0 are one recipe: a resumed run is known by its digest.
+            object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("model", "data", "out"):
             if not getattr(self, name).strip():
                 raise UsageError(f"{name} is empty. Try: {name}=PATH")
@@ -112,9 +122,7 @@ class Recipe(Record):
         if self.packing:
             # Under SDPA packed rows see each other once a mask is passed or a cache kept (|Δlogit| 19, where
             # 3e-5 is noise), and packing changes what a step is: 32 bins of 1024 tokens hold some 128 rows.
-            raise UsageError(
-                "packing=true isn't possible yet; rows of like length share a batch. Try: packing=false"
-            )
+            raise UsageError("packing=true isn't possible yet; rows of like length share a batch. Try: packing=false")
 
     def _check(self, name: str, good: bool, expected: str) -> None:
         if not good:

@@ -91,9 +91,7 @@ class EpochOrder(torch.utils.data.Sampler):
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(
-            epoch_order(self._lengths, batch_size=self._batch_size, seed=self._seed, epoch=self._epoch)
-        )
+        return iter(epoch_order(self._lengths, batch_size=self._batch_size, seed=self._seed, epoch=self._epoch))
 
 
 class Watcher(TrainerCallback):
@@ -112,10 +110,18 @@ class Watcher(TrainerCallback):
         """Takes up a checkpoint's clock; returns its step."""
         mark = read_json(checkpoint / WHOLE)
         self._before = mark["seconds"]
-        self._bar.write(f"Going on from step {mark['step']}: {checkpoint}", file=sys.stderr)
+        self.say(f"Going on from step {mark['step']}: {checkpoint}")
         return int(mark["step"])
 
-    def close(self) -> None:
+    def say(self, line: str) -> None:
+        """A line on stderr, where there is a bar."""
+        if not self._bar.disable:
+            self._bar.write(line, file=sys.stderr)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -155,48 +161,47 @@ def make_tuner(
     cuda = model.device.type == "cuda"
     pad_id = _pad_id(tokenizer)
     rows = [{"input_ids": row.ids, "labels": row.labels} for row in data.rows]
-    with _quiet():
-        config = SFTConfig(
-            output_dir=str(checkpoints),
-            num_train_epochs=recipe.epochs,
-            max_steps=recipe.max_steps or -1,
-            per_device_train_batch_size=recipe.batch_size,
-            gradient_accumulation_steps=recipe.gradient_accumulation,
-            learning_rate=recipe.learning_rate,
-            warmup_steps=recipe.warmup_ratio,  # below 1 it is a share of the steps
-            lr_scheduler_type="constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,
-            weight_decay=recipe.weight_decay,
-            max_grad_norm=recipe.max_grad_norm,
-            gradient_checkpointing=recipe.gradient_checkpointing,
-            seed=recipe.seed,
-            data_seed=recipe.seed,
-            bf16=model.dtype == torch.bfloat16,
-            use_cpu=not cuda,
-            dataloader_pin_memory=cuda,
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_steps=recipe.save_steps,
-            save_total_limit=2,  # the older goes before the newer is marked whole
-            disable_tqdm=True,
-            report_to="none",
-        )
-        tuner = Tuner(
-            model=model,
-            args=config,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-            data_collator=lambda rows: padded(rows, pad_id),
-            peft_config=LoraConfig(
-                task_type="CAUSAL_LM",
-                r=recipe.lora_rank,
-                lora_alpha=recipe.lora_alpha,
-                lora_dropout=recipe.lora_dropout,
-                target_modules=_targets(model, recipe.lora_targets),
-            ),
-            callbacks=[watcher],
-        )
+    config = SFTConfig(
+        output_dir=str(checkpoints),
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1,
+        per_device_train_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
+        learning_rate=recipe.learning_rate,
+        warmup_steps=recipe.warmup_ratio,  # below 1 it is a share of the steps
+        lr_scheduler_type="constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        bf16=model.dtype == torch.bfloat16,
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=recipe.save_steps,
+        save_total_limit=2,  # the older goes before the newer is marked whole
+        disable_tqdm=True,
+        report_to="none",
+    )
+    tuner = Tuner(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        data_collator=lambda rows: padded(rows, pad_id),
+        peft_config=LoraConfig(
+            task_type="CAUSAL_LM",
+            r=recipe.lora_rank,
+            lora_alpha=recipe.lora_alpha,
+            lora_dropout=recipe.lora_dropout,
+            target_modules=_targets(model, recipe.lora_targets),
+        ),
+        callbacks=[watcher],
+    )
     tuner.remove_callback(PrinterCallback)  # it prints to stdout
     tuner.processing_class = None  # else each checkpoint holds a copy of the tokenizer
     if not cuda:
@@ -244,8 +249,11 @@ def _targets(model: Any, names: tuple[str, ...]) -> str | list[str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Without the warnings of other packages that a person can do nothing about."""
     with warnings.catch_warnings():
         # trl 1.16 asks transformers 5.23 by names that it has renamed.
         warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated")
+        # bitsandbytes says for every layer that int8 casts its input; it always does.
+        warnings.filterwarnings("ignore", message="MatMul8bitLt")
         yield

@@ -73,7 +73,8 @@ def _located_directory(directory: Path, kind: str, mark: str, patterns: tuple[st
         hint = ""
         if (directory / other).is_file():
             hint = " It is an adapter: --adapter." if kind == "model" else " It is a whole model: --model."
-        raise ModelError(f"{directory} isn't a {kind} directory: it has no {mark}.{hint}")
+        article = "an" if kind == "adapter" else "a"
+        raise ModelError(f"{directory} isn't {article} {kind} directory: it has no {mark}.{hint}")
     weights = [path for path in directory.iterdir() if path.suffix in (".safetensors", ".bin")]
     if not weights:
         raise ModelError(f"{directory} has no weights (*.safetensors), expected some beside {mark}.")
@@ -82,7 +83,12 @@ def _located_directory(directory: Path, kind: str, mark: str, patterns: tuple[st
 
 def _located_on_hub(name: str, revision: str | None, kind: str, mark: str) -> Located:
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
 
     guess = nearest(name, PACKAGED)
     near = f" Did you mean {guess!r}?" if guess else ""
@@ -101,7 +107,9 @@ def _located_on_hub(name: str, revision: str | None, kind: str, mark: str) -> Lo
         info = HfApi().model_info(name, revision=revision)
     except (RepositoryNotFoundError, HFValidationError) as error:
         if isinstance(error, GatedRepoError):
-            raise ModelError(f"{kind.capitalize()} {name!r} is gated: accept its terms on the hub and set HF_TOKEN.") from None
+            raise ModelError(
+                f"{kind.capitalize()} {name!r} is gated: accept its terms on the hub and set HF_TOKEN."
+            ) from None
         raise ModelError(
             f"{kind.capitalize()} {name!r} is neither a directory here nor a repository of the hub.{near}"
         ) from None
@@ -144,7 +152,10 @@ def check_adapter(adapter: Located, base: Located, name: str) -> None:
     if adapter.directory:
         config = read_json(adapter.directory / "adapter_config.json")
         if "peft_type" not in config:
-            raise DataError(adapter.directory / "adapter_config.json", "no peft_type, expected a PEFT adapter's configuration")
+            raise DataError(
+                adapter.directory / "adapter_config.json",
+                "no peft_type, expected a PEFT adapter's configuration",
+            )
 
 
 def model_identity(spec: RunSpec, base: Located, adapter: Located | None, dtype: str, device: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ with the square of a row."""
 
 HEAD_POSITIONS = 128
 """Scored positions that go through the output head at once: with 262k words, 128 take 134 MB in float32."""
+
+NARROW_ROWS = 32
 
 
 class HFBackend(HFLM):
@@ -126,7 +129,7 @@ def tree_mask(rows: Sequence[Row], width: int, prefix: int = 0, window: int | No
     return mask
 
 
-def shared_prefix(texts: Sequence[Sequence[int]]) -> int:
+def shared_prefix(texts: Sequence[tuple[int, ...]]) -> int:
     """How many tokens all texts begin with; the last token of the shortest isn't counted."""
     low, high = min(texts), max(texts)
     shortest = min(map(len, texts)) - 1
@@ -145,7 +148,9 @@ class Placed:
     continuation: list[int]
 
 
-def lay_out(contexts: dict[tuple[int, ...], list[tuple[int, list[int]]]], prefix: int) -> tuple[list[Row], dict[int, Placed]]:
+def lay_out(
+    contexts: dict[tuple[int, ...], list[tuple[int, list[int]]]], prefix: int
+) -> tuple[list[Row], dict[int, Placed]]:
     """Packs documents into rows; those that share most stand side by side.
 
     contexts: context ids to its (request number, continuation ids). prefix: tokens that all contexts share and
@@ -173,11 +178,33 @@ def _distinct(row: Row, texts: Sequence[Sequence[int]]) -> int:
     return len(alone.tokens) - min(row.shared(text) for text in texts)
 
 
+def widen_narrow_products(model: Any) -> None:
+    """Makes a CPU model's linear layers fast for few rows, as decoding has them.
+
+    For 2 to 32 rows MKL multiplies W xᵀ two to four times faster than x Wᵀ, the form that torch asks for.
+    """
+    for module in model.modules():
+        if type(module) is torch.nn.Linear and module.weight.dtype == torch.float32:
+            module.forward = partial(_linear, module)
+
+
+def _linear(module: torch.nn.Linear, given: torch.Tensor) -> torch.Tensor:
+    rows = given.numel() // given.shape[-1]
+    if not 1 < rows <= NARROW_ROWS or torch.is_grad_enabled():
+        return torch.nn.functional.linear(given, module.weight, module.bias)
+    product = (module.weight @ given.reshape(rows, -1).t()).t()  # (rows, out)
+    if module.bias is not None:
+        product = product + module.bias
+    return product.reshape(*given.shape[:-1], -1)
+
+
 class EngineLM(HFBackend):
     """Scores each distinct token once; what it can't serve goes lm-eval's way, which is said once."""
 
     def __init__(self, model: Any, tokenizer: Any):
         super().__init__(model, tokenizer)
+        if self.device.type == "cpu":
+            widen_narrow_products(model)
         self.kind = getattr(self.config, "model_type", None)
         self.serves = self.kind in ONE_MASK | MASK_BY_LAYER
         if not self.serves:
@@ -274,9 +301,7 @@ class EngineLM(HFBackend):
         model = self.model
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
-    def _head(
-        self, hidden: torch.Tensor, targets: Sequence[set[int]]
-    ) -> tuple[list[dict[int, float]], list[int]]:
+    def _head(self, hidden: torch.Tensor, targets: Sequence[set[int]]) -> tuple[list[dict[int, float]], list[int]]:
         """hidden: (S, hidden). Returns for each position {target: log-probability} and the likeliest token."""
         head = self._causal_model().lm_head
         logprobs: list[dict[int, float]] = []

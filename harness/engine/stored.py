@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from tqdm import tqdm
@@ -135,9 +136,7 @@ class StoredLM(LM):
     def chat_template(self, chat_template: bool | str = False) -> str:
         return self.tokenizer.chat_template or ""
 
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         text: str = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
@@ -169,7 +168,11 @@ class StoredLM(LM):
         self.counts["distinct"] += len(distinct)
         answers: dict[str, Any] = {}
         bar = tqdm(
-            total=len(distinct), desc=f"{self.label} {kind}", unit="req", disable=not self.progress, leave=False
+            total=len(distinct),
+            desc=f"{self.label} {kind}",
+            unit="req",
+            disable=not self.progress,
+            leave=False,
         )
         with bar:
             for units in make_units(distinct):
@@ -208,7 +211,8 @@ class StoredLM(LM):
         instances = [instance for unit in batch for instance in unit.instances]
         with self.server() as backend:
             backend.with_batch_size(sum(unit.rows for unit in batch))
-            results = getattr(backend, kind)(instances, disable_tqdm=True)
+            with torch.inference_mode():
+                results = getattr(backend, kind)(instances, disable_tqdm=True)
         return dict(zip(keys, results, strict=True))
 
     # Planning.
@@ -253,8 +257,6 @@ class StoredLM(LM):
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    import torch
-
     if isinstance(error, torch.OutOfMemoryError):
         return True
     # A CPU allocator says it in words only.

@@ -40,7 +40,8 @@ def document(number: int, row: dict[str, Any]) -> dict[str, Any]:
 
 def doc_to_text(doc: dict[str, Any], prompt_format: str = "plain") -> str:
     question = Prompt(
-        instruction=f"Matn qaysi mavzuga oid? Quyidagi mavzulardan birini tanlab, faqat uning nomini yozing: {', '.join(LABELS.values())}.",
+        instruction="Matn qaysi mavzuga oid? Quyidagi mavzulardan birini tanlab, faqat uning nomini yozing: "
+        f"{', '.join(LABELS.values())}.",
         input=f"Matn: {doc['text']}",
         cue="Mavzu:",
     )

@@ -33,7 +33,8 @@ def document(item: dict[str, Any]) -> dict[str, Any]:
 
 def doc_to_text(doc: dict[str, Any], prompt_format: str = "plain") -> str:
     question = Prompt(
-        instruction=f"Matn qaysi mavzuga oid? Quyidagi mavzulardan birini tanlab, faqat uning nomini yozing: {', '.join(LABELS)}.",
+        instruction="Matn qaysi mavzuga oid? Quyidagi mavzulardan birini tanlab, faqat uning nomini yozing: "
+        f"{', '.join(LABELS)}.",
         input=f"{convert('Matn', doc['orthography'])}: {doc['text']}",
         cue="Mavzu:",
     )

@@ -1,0 +1,468 @@
+"""The embedded items and the demo's training rows: form, spelling, balance, likeness, overlap.
+
+Read straight from the JSONL files. What an item says can't be tested; what would bend a score can.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks_uz.prompts import Prompt, render
+from tasks_uz.text import words
+from tasks_uz.uz_qa.utils import doc_to_text as ask_qa
+from tasks_uz.uz_reading.utils import doc_to_text as ask_reading
+from tasks_uz.uz_sentiment.utils import doc_to_text as ask_sentiment
+from tasks_uz.uz_summ.utils import doc_to_text as ask_summ
+from tasks_uz.uz_topic.utils import doc_to_text as ask_topic
+
+ROOT = Path(__file__).parent.parent
+TASKS_UZ = ROOT / "tasks_uz"
+DEMO_ROWS = ROOT / "train" / "data" / "demo_uz.jsonl"
+MIRROR = Path(__file__).parents[2] / "shared" / "mirror"
+
+Row = dict[str, Any]
+
+SCHEMA: dict[str, dict[str, type]] = {
+    "uz_topic": {"id": str, "text": str, "label": str, "slice": str},
+    "uz_sentiment": {"id": str, "text": str, "label": str, "slice": str},
+    "uz_reading": {
+        "id": str,
+        "group": str,
+        "passage": str,
+        "question": str,
+        "choices": list,
+        "answer": int,
+        "slice": str,
+    },
+    "uz_qa": {"id": str, "passage": str, "question": str, "answers": list, "slice": str},
+    "uz_summ": {"id": str, "article": str, "summaries": list, "headlines": list, "slice": str},
+}
+TASKS = tuple(SCHEMA)
+MAY_BE_EMPTY = {("uz_qa", "passage")}
+
+# Written here once more: a label that an item and its task misspell alike would otherwise pass.
+LABELS = {
+    "uz_topic": (
+        "siyosat",
+        "iqtisodiyot",
+        "sport",
+        "taʼlim",
+        "sogʻliq",
+        "texnologiya",
+        "madaniyat",
+        "tabiat",
+    ),
+    "uz_sentiment": ("ijobiy", "salbiy", "betaraf"),
+    "uz_reading": (0, 1, 2, 3),
+    "uz_qa": ("matn", "bilim"),
+}
+"""The classes a task is balanced by: its labels, the place of the right choice, the kind of a question."""
+CLASS_KEY = {"uz_topic": "label", "uz_sentiment": "label", "uz_reading": "answer", "uz_qa": "slice"}
+
+SHARED_RUN = 8
+"""Words in a row that two texts written apart don't share; the longest idioms and label lists are shorter."""
+
+ALIKE = 0.6
+"""Share of common words from which two questions count as the same one asked twice."""
+
+RENDER = {
+    "uz_topic": ask_topic,
+    "uz_sentiment": ask_sentiment,
+    "uz_reading": ask_reading,
+    "uz_qa": ask_qa,
+    "uz_summ": ask_summ,
+}
+
+
+def jsonl(path: Path) -> list[Row]:
+    # Not splitlines(): it would cut a row at U+2028.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+@cache
+def items(task: str) -> tuple[Row, ...]:
+    return tuple(jsonl(TASKS_UZ / task / "items.jsonl"))
+
+
+@cache
+def shots(task: str) -> tuple[Row, ...]:
+    return tuple(jsonl(TASKS_UZ / task / "shots.jsonl"))
+
+
+@cache
+def demo_rows() -> tuple[Row, ...]:
+    return tuple(jsonl(DEMO_ROWS))
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from strings(part)
+
+
+def texts(row: Row) -> list[str]:
+    """All that a person reads of a row: not its names."""
+    return [text for key, value in row.items() if key not in ("id", "group", "slice") for text in strings(value)]
+
+
+def runs(text: str, n: int = SHARED_RUN) -> set[tuple[str, ...]]:
+    found = words(text)
+    return {tuple(found[start : start + n]) for start in range(len(found) - n + 1)}
+
+
+def own_words(task: str, row: Row) -> frozenset[str]:
+    """The words of the question itself, without the passage it is asked on."""
+    keys = {"uz_reading": ("question", "choices"), "uz_qa": ("question",), "uz_summ": ("article",)}
+    parts = [text for key in keys.get(task, ("text",)) for text in strings(row[key])]
+    return frozenset(words(" ".join(parts)))
+
+
+def jaccard(one: frozenset[str], two: frozenset[str]) -> float:
+    return len(one & two) / len(one | two)
+
+
+# ---------------------------------------------------------------- form
+
+
+def test_every_embedded_folder_is_tested_here() -> None:
+    assert {path.parent.name for path in TASKS_UZ.glob("*/items.jsonl")} == set(TASKS)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rows_have_the_same_keys_in_the_same_order_and_of_the_right_type(task: str) -> None:
+    wanted = SCHEMA[task]
+    wrong = [
+        row.get("id")
+        for row in items(task) + shots(task)
+        if list(row) != list(wanted)
+        or any(type(row[key]) is not kind for key, kind in wanted.items())
+        or any(not isinstance(part, str) for value in row.values() if isinstance(value, list) for part in value)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_text_is_empty(task: str) -> None:
+    empty = [
+        (row["id"], key)
+        for row in items(task) + shots(task)
+        for key, value in row.items()
+        if (task, key) not in MAY_BE_EMPTY and (value == [] or any(not text for text in strings(value)))
+    ]
+    assert empty == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_files_are_utf8_without_escapes_blank_lines_or_a_byte_order_mark(task: str) -> None:
+    for name in ("items.jsonl", "shots.jsonl"):
+        content = (TASKS_UZ / task / name).read_bytes()
+        assert b"\\u" not in content
+        assert b"\r" not in content
+        assert not content.startswith(b"\xef\xbb\xbf")
+        assert content.endswith(b"}\n")
+        assert b"\n\n" not in content
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_ids_are_unique_and_name_their_task(task: str) -> None:
+    names = [row["id"] for row in items(task) + shots(task)]
+    assert len(set(names)) == len(names)
+    stem = task.removeprefix("uz_")
+    assert [name for name in names if not re.fullmatch(rf"{stem}(-shot)?-\d+(-\d)?", name)] == []
+    assert [row["id"] for row in shots(task) if "-shot-" not in row["id"]] == []
+    assert [row["id"] for row in items(task) if "-shot-" in row["id"]] == []
+
+
+# ---------------------------------------------------------------- spelling
+
+FORBIDDEN = re.compile(
+    "['‘’`´ʹʽˈ′＇\"«»„]"  # Any apostrophe or quotation mark but ʻ ʼ “ ”.
+    "|[\u0400-\u052f]"  # Cyrillic.
+    "|[öğşçÖĞŞÇ]"  # The alphabet of 2026.
+    "|[\u00a0\u00ad\u200b-\u200f\u2028-\u202f\u2060\ufeff\ufffd]"  # Spaces and marks that nobody sees.
+)
+MISPLACED = re.compile("(?<![oOgG])ʻ|(?<=[oOgG])ʼ|ʻʼ|ʻʻ|ʼʼ|ʼʻ")
+
+
+def spelling_faults(text: str) -> list[str]:
+    faults = [f"U+{ord(found[0]):04X}" for found in FORBIDDEN.finditer(text)]
+    faults += [f"mark out of place: {text[max(0, m.start() - 8) : m.end() + 8]}" for m in MISPLACED.finditer(text)]
+    if text != unicodedata.normalize("NFC", text):
+        faults.append("not NFC")
+    if text != text.strip() or "  " in text or "\t" in text or re.search(r" \n|\n | [,.;?!](?:\s|$)", text):
+        faults.append("stray space")
+    return faults
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "o'zbek",
+        "oʼzbek",
+        "maʻno",
+        "ma’no",
+        "гап",
+        "özbek",
+        "o\u0306zbek",
+        "ikki  boʻsh joy",
+        " bosh",
+        "oxiri ",
+        "bor , yoʻq",
+        "yumshoq\u00adlik",
+        "«gap»",
+    ],
+)
+def test_spelling_check_finds_a_planted_fault(text: str) -> None:
+    assert spelling_faults(text)
+
+
+def test_spelling_check_lets_good_uzbek_pass() -> None:
+    assert spelling_faults("“Gʻoyat maʼnoli soʻz, — dedi u. — Oʻ! Taʼlim...”\nMoʻjiza: 2023-yil.") == []
+
+
+@pytest.mark.parametrize("task", [*TASKS, "demo_uz"])
+def test_texts_are_spelled_in_the_latin_alphabet_of_1995(task: str) -> None:
+    rows = demo_rows() if task == "demo_uz" else items(task) + shots(task)
+    # "slice" of the demo's rows is Uzbek too.
+    faults = [(row["id"], fault) for row in rows for text in texts(row) for fault in spelling_faults(text)]
+    assert faults == []
+
+
+# ---------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize("task", sorted(CLASS_KEY))
+def test_labels_are_known_and_all_are_used(task: str) -> None:
+    for rows in (items(task), shots(task)):
+        assert {row[CLASS_KEY[task]] for row in rows} <= set(LABELS[task])
+    assert {row[CLASS_KEY[task]] for row in items(task)} == set(LABELS[task])
+
+
+def test_choices_of_reading_are_four_and_distinct_after_folding() -> None:
+    for row in items("uz_reading") + shots("uz_reading"):
+        assert len({tuple(words(choice)) for choice in row["choices"]}) == len(row["choices"]) == 4, row["id"]
+        assert row["answer"] in range(4), row["id"]
+
+
+def test_right_choice_of_reading_is_the_longest_in_at_most_a_third() -> None:
+    rows = items("uz_reading")
+    longest = sum(
+        len(row["choices"][row["answer"]]) > max(len(c) for i, c in enumerate(row["choices"]) if i != row["answer"])
+        for row in rows
+    )
+    assert 3 * longest <= len(rows)
+
+
+def test_passage_of_reading_has_three_questions_in_a_row_named_after_it() -> None:
+    by_group: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(items("uz_reading")):
+        by_group[row["group"]].append(place)
+    for group, places in by_group.items():
+        rows = [items("uz_reading")[place] for place in places]
+        assert places == list(range(places[0], places[0] + 3))
+        assert [row["id"] for row in rows] == [f"{group}-{number}" for number in (1, 2, 3)]
+        assert len({row["passage"] for row in rows}) == 1
+    assert len({row["passage"] for row in items("uz_reading")}) == len(by_group)
+
+
+def test_question_on_a_text_has_a_passage_that_holds_its_answer_and_one_of_knowledge_has_none() -> None:
+    for row in items("uz_qa") + shots("uz_qa"):
+        assert bool(row["passage"]) == (row["slice"] == "matn"), row["id"]
+        if row["passage"]:
+            # Any accepted form: the passage may say "behi koʻchati" where the question wants "behi".
+            passage = f" {' '.join(words(row['passage']))} "
+            assert any(" ".join(words(answer)) in passage for answer in row["answers"]), row["id"]
+
+
+def test_accepted_answers_of_a_question_are_all_different_after_folding() -> None:
+    for row in items("uz_qa") + shots("uz_qa"):
+        folded = [tuple(words(answer)) for answer in row["answers"]]
+        assert len(set(folded)) == len(folded), row["id"]
+        assert all(folded), row["id"]
+
+
+def test_summaries_are_two_shorter_than_the_article_and_two_headlines_shorter_still() -> None:
+    for row in items("uz_summ") + shots("uz_summ"):
+        assert len(set(row["summaries"])) == len(set(row["headlines"])) == 2, row["id"]
+        assert max(map(len, row["summaries"])) < len(row["article"]) / 2, row["id"]
+        assert max(map(len, row["headlines"])) < min(map(len, row["summaries"])), row["id"]
+
+
+# ---------------------------------------------------------------- balance
+
+
+@pytest.mark.parametrize("task", sorted(CLASS_KEY))
+def test_each_class_has_its_share_within_a_fifth(task: str) -> None:
+    counts = Counter(row[CLASS_KEY[task]] for row in items(task))
+    share = len(items(task)) / len(LABELS[task])
+    assert {label: n for label, n in counts.items() if not 0.8 * share <= n <= 1.2 * share} == {}
+
+
+@pytest.mark.parametrize("task", sorted(CLASS_KEY))
+def test_classes_are_balanced_in_every_prefix_of_forty(task: str) -> None:
+    """--limit 40, 80, … asks each label of uz_topic and uz_sentiment, each kind of uz_qa and each place of
+    the right choice of uz_reading about as often as the whole task does."""
+    rows = items(task)
+    whole = Counter(row[CLASS_KEY[task]] for row in rows)
+    uneven = {}
+    for n in range(40, len(rows), 40):
+        prefix = Counter(row[CLASS_KEY[task]] for row in rows[:n])
+        for label in LABELS[task]:
+            share = n * whole[label] / len(rows)
+            # A class can't have a fraction of an item, and questions of one passage stay together.
+            if abs(prefix[label] - share) > 2:
+                uneven[n, label] = (prefix[label], share)
+    assert uneven == {}
+
+
+def test_demo_subset_names_existing_items_with_balanced_classes() -> None:
+    subset: dict[str, list[str]] = json.loads((TASKS_UZ / "uz_demo.json").read_text(encoding="utf-8"))
+    sizes = {"uz_topic": 48, "uz_sentiment": 48, "uz_reading": 24, "uz_qa": 24, "uz_summ": 8}
+    assert {task: len(names) for task, names in subset.items()} == sizes
+    for task, names in subset.items():
+        rows = {row["id"]: row for row in items(task)}
+        assert len(set(names)) == len(names)
+        assert set(names) <= set(rows)
+        if task in CLASS_KEY:
+            counts = Counter(rows[name][CLASS_KEY[task]] for name in names)
+            assert counts == dict.fromkeys(LABELS[task], sizes[task] // len(LABELS[task]))
+    # A passage with one question left out would be a smaller cluster than in the whole task.
+    groups = Counter(name.rpartition("-")[0] for name in subset["uz_reading"])
+    assert set(groups.values()) == {3}
+
+
+# ---------------------------------------------------------------- likeness
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_two_items_are_alike(task: str) -> None:
+    asked = [(row["id"], own_words(task, row)) for row in items(task)]
+    alike = [(a, b) for (a, one), (b, two) in combinations(asked, 2) if jaccard(one, two) > ALIKE]
+    assert alike == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_worked_examples_are_never_among_the_items(task: str) -> None:
+    questions = [(row["id"], own_words(task, row)) for row in items(task)]
+    alike = [
+        (shot["id"], name)
+        for shot in shots(task)
+        for name, asked in questions
+        if jaccard(asked, own_words(task, shot)) > ALIKE
+    ]
+    assert alike == []
+    long_texts = {run for row in items(task) for text in texts(row) for run in runs(text)}
+    shared = [shot["id"] for shot in shots(task) for text in texts(shot) if runs(text) & long_texts]
+    assert shared == []
+
+
+def test_likeness_of_a_question_asked_twice_is_over_the_threshold() -> None:
+    row = items("uz_topic")[0]
+    changed = {**row, "text": row["text"].replace("Markaziy", "Milliy").upper()}
+    assert changed["text"] != row["text"]
+    assert jaccard(own_words("uz_topic", row), own_words("uz_topic", changed)) > ALIKE
+
+
+# ---------------------------------------------------------------- the demo's training rows
+
+
+def test_demo_rows_have_one_form() -> None:
+    rows = demo_rows()
+    assert len(rows) >= 120
+    assert {tuple(row) for row in rows} == {("id", "instruction", "input", "output", "slice")}
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert [row["id"] for row in rows if not row["instruction"].strip() or not row["output"].strip()] == []
+
+
+def test_demo_rows_repeat_no_question() -> None:
+    asked = Counter(tuple(words(f"{row['instruction']} {row['input']}")) for row in demo_rows())
+    assert [question for question, n in asked.items() if n > 1] == []
+
+
+def test_demo_rows_share_no_eight_words_in_a_row_with_any_item() -> None:
+    known = {
+        run: row["id"]
+        for task in TASKS
+        for row in items(task) + shots(task)
+        for text in texts(row)
+        for run in runs(text)
+    }
+    shared = [
+        (row["id"], known[run], " ".join(run))
+        for row in demo_rows()
+        for text in texts(row)
+        for run in runs(text)
+        if run in known
+    ]
+    assert shared == []
+
+
+def test_demo_rows_ask_no_question_of_the_tasks() -> None:
+    asked = {
+        tuple(words(row[key])): row["id"]
+        for task in TASKS
+        for row in items(task) + shots(task)
+        for key in ("text", "question", "article")
+        if key in row
+    }
+    repeated = [
+        (row["id"], asked[said])
+        for row in demo_rows()
+        for text in (row["instruction"], row["input"], f"{row['instruction']} {row['input']}")
+        for line in (text, *text.split("\n"))
+        if (said := tuple(words(line))) in asked
+    ]
+    assert repeated == []
+
+
+def test_demo_instructions_are_not_the_prompts_of_the_tasks() -> None:
+    """An adapter that was tuned on the very words of the question would gain by knowing the prompt."""
+    prompts = set()
+    for task in TASKS:
+        for row in (items(task)[0], *shots(task)):
+            document = {"text": "", "passage": "", **row, "orthography": "latin"}
+            prompts.add(RENDER[task](document, prompt_format="chat"))
+    known = {run for prompt in prompts for run in runs(prompt)}
+    assert known
+    shared = [(row["id"], " ".join(run)) for row in demo_rows() for run in runs(row["instruction"]) if run in known]
+    assert shared == []
+    # Some instructions are shorter than eight words: none stands whole in a row's.
+    instructions = {" ".join(words(prompt.partition("\n\n")[0])) for prompt in prompts}
+    repeated = [
+        (row["id"], instruction)
+        for row in demo_rows()
+        for instruction in instructions
+        if f" {instruction} " in f" {' '.join(words(row['instruction']))} "
+    ]
+    assert repeated == []
+
+
+def test_overlap_check_finds_a_planted_copy_in_another_spelling() -> None:
+    text = items("uz_summ")[0]["article"]
+    copied = " ".join(text.split()[3:15]).replace("ʻ", "'").upper()
+    row = {"instruction": "Davom ettiring.", "input": f"Avval {copied} keyin", "output": "x"}
+    prompt = render(Prompt(row["instruction"], row["input"]), "alpaca")
+    assert runs(prompt) & runs(text)
+
+
+@pytest.mark.parametrize("name", ["Davlan/sib200/uzn_Latn/test.jsonl", "tahrirchi/uzlib/default/test.jsonl"])
+def test_demo_rows_share_no_eight_words_in_a_row_with_hub_data(name: str) -> None:
+    path = MIRROR / name
+    if not path.is_file():
+        pytest.skip(f"no mirror of {name} beside this checkout")
+    known = {run for row in jsonl(path) for text in texts(row) for run in runs(text)}
+    assert known
+    shared = [row["id"] for row in demo_rows() for text in texts(row) if runs(text) & known]
+    assert shared == []
