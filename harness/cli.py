@@ -7,6 +7,7 @@ Data go to files and their paths to stdout, one a line; progress and prose go to
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,8 @@ def run_command(arguments: Sequence[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("harness").setLevel(logging.INFO)
     logging.getLogger("train").setLevel(logging.INFO)
+    # lm-eval draws a bar for every task whether or not somebody looks; ours say themselves when they are shown.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         code = app(args=list(arguments), standalone_mode=False, prog_name="uzbench")
     except UzBenchError as error:

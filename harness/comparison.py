@@ -41,12 +41,17 @@ def compare(base: RunLike, cand: RunLike, *, margin: float = MARGIN) -> Comparis
     cand = cand if isinstance(cand, RunDirectory) else open_run(cand)
     asked_differently = _check_pairing(base, cand)
     scores = _by_metric(base.scores), _by_metric(cand.scores)
-    compared = []
+    compared, unscored = [], []
     for task in base.run.tasks:
-        for metric, name in scores[0].get(task.key, {}):
-            pairs = _pairs(task, scores[0][task.key][metric, name], scores[1][task.key].get((metric, name), []))
+        of_task = scores[0].get(task.key, {})
+        # A task read by several filters has one primary row: that of the first.
+        first = next((key for key in of_task if key[0] == task.primary), None)
+        for metric, name in of_task:
+            pairs = _pairs(task, of_task[metric, name], scores[1][task.key].get((metric, name), []))
             if pairs.base.size:
-                compared.append(_compared(task, metric, name, pairs, margin))
+                compared.append(_compared(task, metric, name, pairs, margin, primary=(metric, name) == first))
+            elif metric == task.primary:
+                unscored.append(f"{_names([task.key])}: no document was scored in both runs; it is in no average.")
     if not compared:
         raise UnpairedError(f"{base.path} and {cand.path} have no document that both scored.")
     adjusted, overall = _adjusted(compared, margin)
@@ -59,7 +64,7 @@ def compare(base: RunLike, cand: RunLike, *, margin: float = MARGIN) -> Comparis
         orthography_gaps=(*orthography_gaps(base, "base"), *orthography_gaps(cand, "cand")),
         asked_differently=asked_differently,
         limited=base.run.limited or cand.run.limited,
-        notes=tuple(_notes(base, cand)),
+        notes=(*_notes(base, cand), *unscored),
     )
 
 
@@ -85,6 +90,7 @@ def _check_pairing(base: RunDirectory, cand: RunDirectory) -> bool:
         for what, one, two in (
             ("version", task.version, other.version),
             ("number of shots", task.n_shot, other.n_shot),
+            ("primary metric", task.primary, other.primary),
         ):
             if one != two:
                 raise UnpairedError(
@@ -119,7 +125,12 @@ def _hashes(run: RunDirectory) -> dict[TaskKey, dict[tuple[str, int], str]]:
 
 
 def _names(keys: Iterable[TaskKey]) -> str:
-    shown = sorted(" ".join(part for part in (key[0], key[1] if key[1] != "latin" else "") if part) for key in keys)
+    shown = sorted(
+        " ".join(
+            part for part in (key[0], key[1] if key[1] != "latin" else "", key[2] if key[2] != "p1" else "") if part
+        )
+        for key in keys
+    )
     return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 
 
@@ -155,7 +166,9 @@ def _pairs(task: TaskRecord, base: Sequence[Score], cand: Sequence[Score]) -> _P
 # Comparing.
 
 
-def _compared(task: TaskRecord, metric: str, filter_name: str, pairs: _Pairs, margin: float) -> _Compared:
+def _compared(
+    task: TaskRecord, metric: str, filter_name: str, pairs: _Pairs, margin: float, *, primary: bool
+) -> _Compared:
     found = stats.paired(pairs.base, pairs.cand, pairs.groups)
     higher = task.metrics.get(metric, True)
     rises = pairs.cand > pairs.base if higher else pairs.cand < pairs.base
@@ -166,7 +179,7 @@ def _compared(task: TaskRecord, metric: str, filter_name: str, pairs: _Pairs, ma
         prompt_id=task.prompt_id,
         metric=metric,
         filter=filter_name,
-        primary=metric == task.primary,
+        primary=primary,
         base=float(pairs.base.mean()),
         cand=float(pairs.cand.mean()),
         delta=found.delta,
@@ -180,7 +193,7 @@ def _compared(task: TaskRecord, metric: str, filter_name: str, pairs: _Pairs, ma
         gained=int(rises.sum()),
         lost=int(falls.sum()),
         test=found.test,
-        chance=task.chance if metric == task.primary else None,
+        chance=task.chance if primary else None,
         higher_is_better=higher,
         verdict=stats.verdict(found.p, found.ci95, found.delta, margin, higher),
     )

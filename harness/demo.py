@@ -11,7 +11,7 @@ import gc
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.comparison import compare
@@ -29,8 +29,11 @@ from tasks_uz.catalog import DEMO
 
 RECIPE = Path(__file__).resolve().parent.parent / "train" / "recipes" / "demo_cpu.yaml"
 
-QUICK_STEPS = 6
-QUICK_LIMIT = 8
+QUICK_STEPS = 12
+QUICK_LIMIT = 4
+
+NEW_TOKENS = 64
+"""Tokens an answer may have: a base that never stops would spend most of the demo's time on its summaries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,12 @@ def run_demo(out: Path, *, quick: bool = False) -> DemoResult:
         tasks=(DEMO,),
         orthographies=("latin",) if quick else ("latin", "cyrillic"),
         limit=QUICK_LIMIT if quick else None,
+        gen_kwargs={"max_gen_toks": NEW_TOKENS},
         prompt_format="alpaca",
     )
     progress = sys.stderr.isatty()
     base, tuned = run(spec, adapters=[str(adapter)], out=out / "runs", progress=progress)
-    plain_spec = RunSpec.from_dict({**spec.to_dict(), "prompt_format": "plain"})
+    plain_spec = replace(spec, prompt_format="plain")
     (plain,) = run(plain_spec, out=out / "runs", progress=progress)
 
     comparison = compare(base, tuned)

@@ -65,11 +65,12 @@ class Record:
         Raises RecordError where a key is missing or a value doesn't fit.
         """
         hints = _hints(cls)  # type: ignore[arg-type]
-        values = {}
-        for item in dataclasses.fields(cls):  # type: ignore[arg-type]
-            if item.name in document:
-                values[item.name] = _typed(document[item.name], hints[item.name])
         try:
+            values = {
+                item.name: _typed(document[item.name], hints[item.name], item.name)
+                for item in dataclasses.fields(cls)  # type: ignore[arg-type]
+                if item.name in document
+            }
             return cls(**values)
         except (TypeError, ValueError) as error:
             raise RecordError(f"not a {cls.__name__} record: {error}") from None
@@ -90,22 +91,26 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _typed(value: Any, hint: Any) -> Any:
+def _typed(value: Any, hint: Any, name: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
-        return _typed(value, next(part for part in arguments if part is not type(None)))
-    if origin is tuple and isinstance(value, list):
-        if len(arguments) == 2 and arguments[1] is not Ellipsis:
-            return tuple(_typed(part, hint) for part, hint in zip(value, arguments, strict=True))
-        return tuple(_typed(part, arguments[0]) for part in value)
+        return _typed(value, next(part for part in arguments if part is not type(None)), name)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        if arguments[1] is not Ellipsis:
+            return tuple(_typed(part, hint, name) for part, hint in zip(value, arguments, strict=True))
+        return tuple(_typed(part, arguments[0], name) for part in value)
     if origin is dict and isinstance(value, Mapping):
-        return {key: _typed(part, arguments[1]) for key, part in value.items()}
+        return {key: _typed(part, arguments[1], name) for key, part in value.items()}
     if isinstance(hint, type) and issubclass(hint, Record) and isinstance(value, Mapping):
         return hint.from_dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if origin or not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise TypeError(f"{name} is {type(value).__name__}, expected {getattr(hint, '__name__', hint)}")
     return value
 
 
@@ -278,6 +283,8 @@ class Score(Record):
             raise ValueError("a score has a value or a reason why it has none, and not both")
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"value {self.value} of {self.metric} isn't a finite number")
+        if self.value is not None and not 0 <= self.value <= 1:
+            raise ValueError(f"value {self.value} of {self.metric} isn't in [0,1]")
 
     @property
     def task_key(self) -> tuple[str, str, str]:

@@ -142,6 +142,8 @@ def _value(row: Logged, metric: str) -> tuple[float | None, str | None]:
         return (float(value), None) if isinstance(value, bool) else (None, "not a number")
     if not math.isfinite(value):
         return None, "not a number"
+    if not 0 <= value <= 1:
+        return None, "outside [0,1]"
     return float(value), None
 
 

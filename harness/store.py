@@ -39,27 +39,32 @@ class Store:
         self.path = Path(path)
         with disk_faults(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_dir():
+                raise RecordError(f"{self.path} is a directory, where a store of answers was expected.")
             # Several runs may share a store: wait for each other rather than fail.
             self._db = sqlite3.connect(self.path, timeout=120, isolation_level=None)
             try:
                 self._open()
+            except (RecordError, sqlite3.OperationalError):
+                self._db.close()
+                raise
             except sqlite3.DatabaseError as error:
                 self._db.close()
-                if isinstance(error, sqlite3.OperationalError):
-                    raise
                 raise RecordError(
                     f"{self.path} isn't a store of answers ({error}). Move it away, a new one is made."
                 ) from None
 
     def _open(self) -> None:
-        self._db.execute("PRAGMA journal_mode=WAL")
-        # A killed process loses nothing under NORMAL; only a power cut may lose the last batches.
-        self._db.execute("PRAGMA synchronous=NORMAL")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA:
             raise RecordError(
                 f"{self.path}: schema {version}, this uzbench reads up to {SCHEMA}. Try: pip install -U uzbench"
             )
+        self._db.execute("PRAGMA journal_mode=WAL")
+        # A killed process loses nothing under NORMAL; only a power cut may lose the last batches.
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        if version == SCHEMA:
+            return  # Writes nothing: what is stored can be read from a full disk.
         self._db.execute(
             "CREATE TABLE IF NOT EXISTS answers (model_key TEXT, request_key TEXT, answer TEXT NOT NULL, "
             "PRIMARY KEY (model_key, request_key)) WITHOUT ROWID"

@@ -59,9 +59,9 @@ def escape(text: str, limit: int | None = None) -> str:
     """
     if limit is not None and len(text) > limit:
         text = f"{text[:limit]}… ({len(text):,} characters)"
-    text = "".join(_visible(character) for character in text.replace("\r\n", "\n").replace("\r", "\n"))
-    escaped = text.translate(_MARKDOWN)
-    return _ADDRESS.sub(lambda found: _broken(found), escaped).strip()
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    escaped = "".join(_visible(character) for character in text).translate(_MARKDOWN)
+    return _ADDRESS.sub(lambda found: _broken(found), escaped)
 
 
 def _broken(found: re.Match[str]) -> str:

@@ -44,7 +44,7 @@ def headline_table(comparison: Comparison) -> str:
 
 
 def orthography(name: str) -> str:
-    return ORTHOGRAPHY_NAMES.get(name, name)
+    return ORTHOGRAPHY_NAMES.get(name) or escape(name)
 
 
 def _rows_table(rows: Sequence[Row]) -> str:
@@ -65,7 +65,7 @@ def _rows_table(rows: Sequence[Row]) -> str:
     header += ["detectable", "verdict"]
     lines = []
     for row in rows:
-        name = escape(row.task) + (f" {row.prompt_id}" if several else "")
+        name = escape(row.task) + (f" {escape(row.prompt_id)}" if several else "")
         metric = row.metric + (f" ({escape(row.filter)})" if row.filter != "none" else "")
         unscored = f" ({row.n_unscored} unscored)" if row.n_unscored else ""
         lines.append(
@@ -163,7 +163,7 @@ def _gaps(comparison: Comparison) -> str:
 
 def _items(comparison: Comparison, base: RunDirectory, cand: RunDirectory) -> str:
     primary = {
-        (row.task, row.orthography, row.prompt_id): (row.metric, row.higher_is_better)
+        (row.task, row.orthography, row.prompt_id): (row.metric, row.filter, row.higher_is_better)
         for row in comparison.rows
         if row.primary
     }
@@ -178,7 +178,7 @@ def _items(comparison: Comparison, base: RunDirectory, cand: RunDirectory) -> st
         before, after = one[key].value, two[key].value
         if before is None or after is None or before == after:
             continue
-        better = (after > before) == primary[key[0]][1]
+        better = (after > before) == primary[key[0]][2]
         (gained if better else lost).append((sample, answers[key], one[key], two[key]))
     parts = []
     for title, items in (("Gained", gained), ("Lost", lost)):
@@ -200,11 +200,13 @@ def _key(record: Sample | Score) -> _ItemKey:
     return (record.task, record.orthography, record.prompt_id), record.doc_hash, record.occurrence
 
 
-def _primary_scores(run: RunDirectory, primary: dict[tuple[str, str, str], tuple[str, bool]]) -> dict[_ItemKey, Score]:
+def _primary_scores(
+    run: RunDirectory, primary: dict[tuple[str, str, str], tuple[str, str, bool]]
+) -> dict[_ItemKey, Score]:
     return {
         _key(score): score
         for score in run.scores
-        if score.task_key in primary and score.metric == primary[score.task_key][0]
+        if score.task_key in primary and (score.metric, score.filter) == primary[score.task_key][:2]
     }
 
 

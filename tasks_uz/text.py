@@ -27,11 +27,15 @@ LETTERS = "ABCD"
 _CYRILLIC = re.compile(r"[\u0400-\u04ff]")
 _LATIN_2026 = re.compile(r"[öğşçÖĞŞÇ]")
 # A word keeps its marks (oʻzbek, maʼno) and its hyphens (asta-sekin); digits count as words.
-_WORD = re.compile(r"[^\W_]+(?:[ʻʼ-][^\W_]+|ʻ|ʼ)*")
+# ʻ and ʼ are letters to Unicode, and to us only inside a word or after its o or g.
+_WORD = re.compile(r"[^\W_ʻʼ]+(?:[ʻʼ-][^\W_ʻʼ]+|(?<=[og])ʻ)*")
+# ‘Toshkent’ is quoted, not spelt with a mark: the marks of words have a letter on their left.
+_QUOTED = re.compile(r"(?<!\w)['‘’`](?=\w)(.+?)(?<=\w)['‘’`](?![\w-])")
 # А В С in Cyrillic look like A B C and are meant so; Б, Г, Д are not: nobody can tell which was meant.
 _CYRILLIC_LETTERS = str.maketrans("АВСавс", "ABCabc")
 # A capital standing alone, or a small letter that is the whole answer or has a bracket: "a" is also a word.
-_LETTER_ALONE = re.compile(r"(?<![\w'ʻʼ‘’-])(?:([A-D])(?![\w'ʻʼ‘’-])|([a-d])(?=\)))|^\s*([a-d])[\s.]*$")
+# A mark binds a letter to a word (Aʼlo) where a letter follows it; else it is a quote ('A').
+_LETTER_ALONE = re.compile(r"(?<![\w-])(?<!\w['ʻʼ‘’`])(?:([A-D])(?![\w-]|['ʻʼ‘’`]\w)|([a-d])(?=\)))|^\s*([a-d])[\s.]*$")
 
 
 def normalize_apostrophes(text: str) -> str:
@@ -65,9 +69,10 @@ def to_latin(text: str) -> str:
     ('Oʻzbekiston', 'Oʻzbekiston', 'Oʻzbekiston')
     """
     if _CYRILLIC.search(text):
-        text = alifbo.from_cyrillic(text, ng_as_digraph=False).text
+        # Answers come in `backticks`, which alifbo would take for code and leave in Cyrillic.
+        text = alifbo.from_cyrillic(text, ng_as_digraph=False, protect_spans=False).text
     if _LATIN_2026.search(text):
-        text = alifbo.to_old_latin(text, ng_as_digraph=False).text
+        text = alifbo.to_old_latin(text, ng_as_digraph=False, protect_spans=False).text
     return normalize_apostrophes(text)
 
 
@@ -85,7 +90,7 @@ def words(text: str) -> list[str]:
     >>> words("Oʻzbekiston — 1991-yil, sentabr!")
     ['oʻzbekiston', '1991-yil', 'sentabr']
     """
-    return _WORD.findall(fold(text))
+    return _WORD.findall(fold(_QUOTED.sub(r" \1 ", text)))
 
 
 def answer_letter(text: str, n_choices: int = 4) -> str | None:
@@ -109,12 +114,13 @@ def answer_choice(text: str, choices: Sequence[str]) -> int | None:
     Whole words, longest choice first: toʻgʻri stands inside notoʻgʻri.
     """
     said = f" {' '.join(words(text))} "
-    found = []
-    for index in sorted(range(len(choices)), key=lambda i: -len(choices[i])):
-        wanted = f" {' '.join(words(choices[index]))} "
-        if wanted.strip() and wanted in said:
-            found.append(index)
-            said = said.replace(wanted, "  ")
+    wanted = [f" {' '.join(words(choice))} " for choice in choices]
+    found: list[int] = []
+    for name in sorted(filter(str.strip, dict.fromkeys(wanted)), key=len, reverse=True):
+        if name in said:
+            # Choices that differ by case or punctuation alone are both named.
+            found += [index for index, other in enumerate(wanted) if other == name]
+            said = said.replace(name, "  ")
     return found[0] if len(found) == 1 else None
 
 

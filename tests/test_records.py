@@ -307,6 +307,7 @@ def test_choice_like_nothing_known_is_refused_without_a_guess() -> None:
     [
         ({"model": ""}, "No model is named"),
         ({"tasks": ()}, "No task is named"),
+        ({"orthographies": ()}, "No orthography is named"),
         ({"n_shot": -1}, r"--shots -1: expected 0 or more"),
         ({"limit": 0}, r"--limit 0: expected 1 or more"),
         ({"limit": -5}, r"--limit -5: expected 1 or more"),

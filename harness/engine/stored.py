@@ -27,7 +27,8 @@ from harness.store import Store, request_key
 
 log = logging.getLogger(__name__)
 
-MAX_ROWS = 64
+MAX_ROWS = 32
+"""Rows of a batch: for more, a CPU's narrow products (harness.engine.lm) fall back to the slow form."""
 
 
 @dataclass
