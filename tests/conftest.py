@@ -24,7 +24,9 @@ def tokenizer_directory() -> Path:
     return checkpoint(SMOLLM2)
 
 
-def save_tiny(directory: Path, tokenizer_directory: Path, kind: str = "llama", seed: int = 0) -> Path:
+def save_tiny(
+    directory: Path, tokenizer_directory: Path, kind: str = "llama", seed: int = 0, hidden_size: int = 64
+) -> Path:
     """Writes a model with random weights of an architecture that the engine serves."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -32,7 +34,7 @@ def save_tiny(directory: Path, tokenizer_directory: Path, kind: str = "llama", s
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
-        "hidden_size": 64,
+        "hidden_size": hidden_size,
         "intermediate_size": 128,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,

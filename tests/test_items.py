@@ -27,7 +27,7 @@ from tasks_uz.uz_topic.utils import doc_to_text as ask_topic
 
 ROOT = Path(__file__).parent.parent
 TASKS_UZ = ROOT / "tasks_uz"
-DEMO_ROWS = ROOT / "train" / "data" / "demo_uz.jsonl"
+TRAINING_FILES = sorted((ROOT / "train" / "data").glob("*.jsonl"))
 MIRROR = Path(__file__).parents[2] / "shared" / "mirror"
 
 Row = dict[str, Any]
@@ -100,8 +100,9 @@ def shots(task: str) -> tuple[Row, ...]:
 
 
 @cache
-def demo_rows() -> tuple[Row, ...]:
-    return tuple(jsonl(DEMO_ROWS))
+def training_rows() -> tuple[Row, ...]:
+    """Every training row of the package, the demo's and the starter set's."""
+    return tuple(row for path in TRAINING_FILES for row in jsonl(path))
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -232,9 +233,9 @@ def test_spelling_check_lets_good_uzbek_pass() -> None:
     assert spelling_faults("“Gʻoyat maʼnoli soʻz, — dedi u. — Oʻ! Taʼlim...”\nMoʻjiza: 2023-yil.") == []
 
 
-@pytest.mark.parametrize("task", [*TASKS, "demo_uz"])
+@pytest.mark.parametrize("task", [*TASKS, "training"])
 def test_texts_are_spelled_in_the_latin_alphabet_of_1995(task: str) -> None:
-    rows = demo_rows() if task == "demo_uz" else items(task) + shots(task)
+    rows = training_rows() if task == "training" else items(task) + shots(task)
     # "slice" of the demo's rows is Uzbek too.
     faults = [(row["id"], fault) for row in rows for text in texts(row) for fault in spelling_faults(text)]
     assert faults == []
@@ -379,7 +380,7 @@ def test_likeness_of_a_question_asked_twice_is_over_the_threshold() -> None:
 
 
 def test_demo_rows_have_one_form() -> None:
-    rows = demo_rows()
+    rows = training_rows()
     assert len(rows) >= 120
     assert {tuple(row) for row in rows} == {("id", "instruction", "input", "output", "slice")}
     assert len({row["id"] for row in rows}) == len(rows)
@@ -387,7 +388,7 @@ def test_demo_rows_have_one_form() -> None:
 
 
 def test_demo_rows_repeat_no_question() -> None:
-    asked = Counter(tuple(words(f"{row['instruction']} {row['input']}")) for row in demo_rows())
+    asked = Counter(tuple(words(f"{row['instruction']} {row['input']}")) for row in training_rows())
     assert [question for question, n in asked.items() if n > 1] == []
 
 
@@ -401,7 +402,7 @@ def test_demo_rows_share_no_eight_words_in_a_row_with_any_item() -> None:
     }
     shared = [
         (row["id"], known[run], " ".join(run))
-        for row in demo_rows()
+        for row in training_rows()
         for text in texts(row)
         for run in runs(text)
         if run in known
@@ -419,7 +420,7 @@ def test_demo_rows_ask_no_question_of_the_tasks() -> None:
     }
     repeated = [
         (row["id"], asked[said])
-        for row in demo_rows()
+        for row in training_rows()
         for text in (row["instruction"], row["input"], f"{row['instruction']} {row['input']}")
         for line in (text, *text.split("\n"))
         if (said := tuple(words(line))) in asked
@@ -436,13 +437,13 @@ def test_demo_instructions_are_not_the_prompts_of_the_tasks() -> None:
             prompts.add(RENDER[task](document, prompt_format="chat"))
     known = {run for prompt in prompts for run in runs(prompt)}
     assert known
-    shared = [(row["id"], " ".join(run)) for row in demo_rows() for run in runs(row["instruction"]) if run in known]
+    shared = [(row["id"], " ".join(run)) for row in training_rows() for run in runs(row["instruction"]) if run in known]
     assert shared == []
     # Some instructions are shorter than eight words: none stands whole in a row's.
     instructions = {" ".join(words(prompt.partition("\n\n")[0])) for prompt in prompts}
     repeated = [
         (row["id"], instruction)
-        for row in demo_rows()
+        for row in training_rows()
         for instruction in instructions
         if f" {instruction} " in f" {' '.join(words(row['instruction']))} "
     ]
@@ -464,5 +465,5 @@ def test_demo_rows_share_no_eight_words_in_a_row_with_hub_data(name: str) -> Non
         pytest.skip(f"no mirror of {name} beside this checkout")
     known = {run for row in jsonl(path) for text in texts(row) for run in runs(text)}
     assert known
-    shared = [row["id"] for row in demo_rows() for text in texts(row) if runs(text) & known]
+    shared = [row["id"] for row in training_rows() for text in texts(row) if runs(text) & known]
     assert shared == []

@@ -304,7 +304,7 @@ def test_damaged_adapter_is_one_line(tiny: Path, adapters: tuple[Path, Path], tm
 def test_adapter_of_another_shape_is_refused(
     adapters: tuple[Path, Path], tokenizer_directory: Path, tmp_path: Path
 ) -> None:
-    other = save_tiny(tmp_path / "other", tokenizer_directory, "qwen3")
+    other = save_tiny(tmp_path / "other", tokenizer_directory, hidden_size=32)
     with pytest.raises(ModelError, match="doesn't fit this base"):
         ask(other, tmp_path / "runs", adapters=(adapters[0],))
 

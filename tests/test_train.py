@@ -24,6 +24,7 @@ from train.recipe import Recipe, read_recipe
 TRAIN = Path(__file__).parent.parent / "train"
 RECIPES = sorted((TRAIN / "recipes").glob("*.yaml"))
 DEMO = TRAIN / "data" / "demo_uz.jsonl"
+STARTER = TRAIN / "data" / "starter_uz.jsonl"
 
 
 def written(path: Path, *lines: Any) -> Path:
@@ -362,7 +363,8 @@ def test_rows_of_a_batch_are_of_like_length() -> None:
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """Eight short rows of the embedded set."""
-    lines = [line for line in DEMO.read_text(encoding="utf-8").splitlines() if json.loads(line)["slice"] == "savol"]
+    rows = STARTER.read_text(encoding="utf-8").splitlines()
+    lines = [line for line in rows if json.loads(line)["slice"] == "savol"]
     return written(tmp_path / "rows.jsonl", *sorted(lines, key=len)[:8])
 
 
