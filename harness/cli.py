@@ -299,6 +299,7 @@ def compare(
     from harness.comparison import compare as compare_runs
     from harness.files import write_json
     from harness.runs import open_run
+    from reports.format import for_terminal
     from reports.markdown import headline_table, write_report
 
     base_run = open_run(base)
@@ -317,7 +318,7 @@ def compare(
         if not json:
             for note in comparison.notes:
                 print(note, file=sys.stderr)
-            print(headline_table(comparison), file=sys.stderr)
+            print(for_terminal(headline_table(comparison)), file=sys.stderr)
     if json:
         document = [comparison.to_dict() for comparison in done]
         _print_json(document[0] if len(document) == 1 else {"comparisons": document})

@@ -23,13 +23,13 @@ from harness.manifest import read_manifest
 from harness.provenance import file_digest
 from harness.records import Comparison, RunSpec
 from harness.runs import RunDirectory
-from reports.format import duration, interval, points
+from reports.format import duration, for_terminal, interval, points
 from reports.markdown import headline_table, write_report
 from tasks_uz.catalog import DEMO
 
 RECIPE = Path(__file__).resolve().parent.parent / "train" / "recipes" / "demo_cpu.yaml"
 
-QUICK_STEPS = 12
+QUICK_STEPS = 8
 QUICK_LIMIT = 4
 
 NEW_TOKENS = 64
@@ -72,7 +72,7 @@ def run_demo(out: Path, *, quick: bool = False) -> DemoResult:
 
     comparison = compare(base, tuned)
     paths = _write(out, comparison, base, tuned)
-    _say("\n" + headline_table(comparison))
+    _say("\n" + for_terminal(headline_table(comparison)))
     _say(_format_effect(compare(plain, base)))
     end = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 
@@ -76,6 +77,11 @@ def _visible(character: str) -> str:
     if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
         return f"⟨U+{ord(character):04X}⟩"
     return character
+
+
+def for_terminal(markdown: str) -> str:
+    """Markdown of ours without its entities: a terminal shows them as they are, and runs no markup."""
+    return html.unescape(markdown)
 
 
 def table(header: list[str], rows: list[list[str]], align: str = "") -> str:
