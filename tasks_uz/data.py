@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,10 +94,13 @@ def from_hub(
     *,
     mirror: str | os.PathLike[str] | None = None,
     orthography: str = "latin",
+    mixed: Sequence[str] = (),
 ) -> dict[str, Dataset]:
     """The splits of a hub data set, from a mirror where one is named, else from the hub.
 
     splits: our name of a split to the hub's. document: makes a document of (row number from 0, row).
+    mixed: our names of the splits to put in one fixed order by chance, where the hub's is by class and --limit
+    would ask one class alone.
     mirror: DIR with `DIR/<owner>/<name>/<config>/<split>.jsonl`; UZBENCH_MIRROR where None.
     Raises MirrorError, HubUnreachableError.
     """
@@ -109,6 +112,8 @@ def from_hub(
         else:
             rows = _read_hub(name, config, theirs)
         documents = [transliterate(document(number, row), orthography) for number, row in enumerate(rows)]
+        if ours in mixed:
+            documents.sort(key=lambda found: hashlib.sha256(found["id"].encode()).digest())
         found[ours] = as_dataset(documents)
     return found
 

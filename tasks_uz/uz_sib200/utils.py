@@ -24,7 +24,7 @@ LABELS = {
 
 def load(mirror: str | None = None, **_: Any) -> dict[str, Any]:
     splits = {"test": "test", "shots": "train"}
-    return from_hub("Davlan/sib200", "uzn_Latn", splits, document, mirror=mirror)
+    return from_hub("Davlan/sib200", "uzn_Latn", splits, document, mirror=mirror, mixed=tuple(splits))
 
 
 def document(number: int, row: dict[str, Any]) -> dict[str, Any]:
