@@ -139,7 +139,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values, in the order given."""
     if not p_values:
         return []
-    # statsmodels has it, and takes a second to import and a tenth at each call.
+    # statsmodels has it, and takes a second to import and a tenth at each call; ours is held
+    # against its definition by the tests.
     order = np.argsort(p_values, kind="stable")
     steps = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))

@@ -45,6 +45,7 @@ HEAD_POSITIONS = 128
 """Scored positions that go through the output head at once: with 262k words, 128 take 134 MB in float32."""
 
 NARROW_ROWS = 32
+"""The most rows that widen_narrow_products multiplies the other way round."""
 
 
 class HFBackend(HFLM):

@@ -20,15 +20,15 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from tqdm import tqdm
 
-from harness.engine.lm import HFBackend
+from harness.engine.lm import NARROW_ROWS, HFBackend
 from harness.files import read_json, write_json
 from harness.records import digest
 from harness.store import Store, request_key
 
 log = logging.getLogger(__name__)
 
-MAX_ROWS = 32
-"""Rows of a batch: for more, a CPU's narrow products (harness.engine.lm) fall back to the slow form."""
+MAX_ROWS = NARROW_ROWS
+"""Rows of a batch: for more, a CPU's narrow products fall back to the slow form."""
 
 
 @dataclass
