@@ -161,11 +161,20 @@ def run(
     limit: Annotated[int | None, typer.Option(help="Documents a task, for trying; the run says so.")] = None,
     seed: Annotated[int, typer.Option(help="Of sampling, where --gen-kwargs ask for it.")] = 1234,
     gen_kwargs: Annotated[str, typer.Option(help="Generation settings, K=V by comma.")] = "",
-    backend: Annotated[str, typer.Option(help="engine (each context once) or hf (lm-eval's own).")] = "engine",
+    backend: Annotated[
+        str,
+        typer.Option(help="engine (each token once), hf (lm-eval's own), vllm, sglang, or a server: api, gguf."),
+    ] = "engine",
+    base_url: Annotated[
+        str | None, typer.Option(help="Of a server that speaks OpenAI's protocol, for api and gguf.")
+    ] = None,
     quantization: Annotated[
         str | None, typer.Option(help="none, int8 or nf4. Default: as the adapter was trained, else none.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16. auto: float32 on a CPU.")] = "auto",
+    gpus: Annotated[
+        str, typer.Option(help="GPUs to share the work, each with a copy of the model: a number, or all.")
+    ] = "1",
     revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit of the model.")] = None,
     mirror: Annotated[Path | None, typer.Option(help="Hub data sets on this disk. Default: $UZBENCH_MIRROR.")] = None,
     out: Out = Path("runs"),
@@ -204,8 +213,9 @@ def run(
         orthographies=_by_comma(orthography),
         prompts=prompts,
         trust_remote_code=trust_remote_code,
+        base_url=base_url,
     )
-    found = ask(spec, adapters=adapters, out=out, mirror=mirror, progress=sys.stderr.isatty())
+    found = ask(spec, adapters=adapters, out=out, mirror=mirror, gpus=gpus, progress=sys.stderr.isatty())
     if json:
         _print_json(
             {

@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,8 @@ from tasks_uz.text import ORTHOGRAPHIES, TASK_SUFFIX
 
 if TYPE_CHECKING:
     from harness.engine.identity import Located
+    from harness.engine.models import Model
+    from harness.engine.stored import Progress
 
 log = logging.getLogger(__name__)
 
@@ -58,35 +60,32 @@ def run(
     adapters: Sequence[str] = (),
     out: Path = Path("runs"),
     mirror: Path | None = None,
+    gpus: str = "1",
     progress: bool = True,
 ) -> list[RunDirectory]:
     """Asks a model its tasks, and each adapter of it too, from one load; a killed run goes on where it was.
 
     adapters: directories or hub ids; the base is asked as well, first. out: run directories and the store
-    go there. mirror: hub data on the disk.
+    go there. mirror: hub data on the disk. gpus: how many share the work, each with a copy of the model, or "all".
     Raises UzBenchError; KeyboardInterrupt leaves what was answered in the store.
     """
     if spec.adapter:
         raise UsageError("RunSpec.adapter names the adapter of a finished run; name adapters to run() instead.")
     names, subset = select(spec)
-    from harness.engine.identity import check_adapter, locate_adapter, locate_model
-
-    base = locate_model(spec.model, spec.revision)
-    targets = [Target(spec, None, _short_name(spec.model))]
-    for name in adapters:
-        adapter = locate_adapter(name)
-        check_adapter(adapter, base, name)
-        label = f"{_short_name(spec.model)}+{_short_name(name)}"
-        targets.append(Target(replace(spec, adapter=name), adapter, label))
-    repeated = {target.model_name for target in targets if [t.model_name for t in targets].count(target.model_name) > 1}
-    if repeated:
-        raise UsageError(f"Two adapters are called {sorted(repeated)[0]!r}: rename one of the directories.")
-
+    base, targets = _targets(spec, adapters)
     if mirror is not None and not Path(mirror).is_dir():
         raise UsageError(f"--mirror {mirror}: no such directory. Expected DIR/<owner>/<name>/<config>/<split>.jsonl")
-    with Store(Path(out) / STORE) as store, _quiet_libraries(), _data_faults():
-        session = _Session(spec, base, targets, store, mirror, progress)
-        return [session.ask(target, names, subset, Path(out)) for target in targets]
+    with (
+        Store(Path(out) / STORE) as store,
+        _quiet_libraries(),
+        _data_faults(),
+        closing(_model(spec, base, targets, gpus)) as model,
+        closing(_progress(targets, progress)) as bar,
+    ):
+        return [
+            _ask(target, names, subset, model=model, store=store, mirror=mirror, out=Path(out), bar=bar)
+            for target in targets
+        ]
 
 
 def select(spec: RunSpec) -> tuple[list[str], str | None]:
@@ -138,115 +137,114 @@ def _builtin_names() -> frozenset[str]:
     return frozenset(TaskManager().all_tasks)
 
 
-class _Session:
-    """One load of a base and its adapters, and the runs it answers."""
+def _targets(spec: RunSpec, adapters: Sequence[str]) -> tuple[Located | None, list[Target]]:
+    """The base, None where a server has it, and all that is asked, the base first."""
+    targets = [Target(spec, None, _short_name(spec.model))]
+    if spec.backend not in ("engine", "hf"):
+        if adapters:
+            raise UsageError(
+                f"--adapter goes with --backend engine or hf. Serve the adapter yourself and ask it by its name there: "
+                f"--backend {spec.backend} --model NAME"
+            )
+        return None, targets
+    from harness.engine.identity import check_adapter, locate_adapter, locate_model
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        base: Located,
-        targets: Sequence[Target],
-        store: Store,
-        mirror: Path | None,
-        progress: bool,
-    ):
-        try:
-            from harness.engine import load
-        except ImportError as error:
-            raise UsageError(f"Asking a model needs {error.name}. Try: pip install 'uzbench[eval]'") from None
-        self.spec, self.base, self.targets = spec, base, targets
-        self.store, self.mirror, self.progress = store, mirror, progress
-        self.device = load.device()
-        self.dtype = load.resolved_dtype(spec, self.device)
-        self.tokenizer = load.load_tokenizer(spec, base)
-        if spec.prompt_format == "chat" and not self.tokenizer.chat_template:
-            raise UsageError(f"Model {spec.model} has no chat template. Ask it with --prompt-format plain")
-        self._server: load.ModelServer | None = None
-        self.load_seconds = 0.0
+    base = locate_model(spec.model, spec.revision)
+    for name in adapters:
+        adapter = locate_adapter(name)
+        check_adapter(adapter, base, name)
+        label = f"{_short_name(spec.model)}+{_short_name(name)}"
+        targets.append(Target(replace(spec, adapter=name), adapter, label))
+    names = [target.model_name for target in targets]
+    repeated = sorted(name for name in set(names) if names.count(name) > 1)
+    if repeated:
+        raise UsageError(f"Two adapters are called {repeated[0]!r}: rename one of the directories.")
+    return base, targets
 
-    def server(self) -> Any:
-        """The loaded model; loading waits until an answer is missing."""
-        if self._server is None:
-            from harness.engine.load import ModelServer
 
-            start = time.perf_counter()
-            adapters = {t.model_name: t.adapter for t in self.targets if t.adapter is not None}
-            # Names of PEFT adapters become module names, which hold no dots.
-            self._adapter_names = {name: f"adapter{number}" for number, name in enumerate(adapters)}
-            renamed = {self._adapter_names[name]: adapter for name, adapter in adapters.items()}
-            self._server = ModelServer(self.spec, self.base, renamed, self.tokenizer)
-            self.load_seconds += time.perf_counter() - start
-        return self._server
+def _model(spec: RunSpec, base: Located | None, targets: Sequence[Target], gpus: str) -> Model:
+    try:
+        from harness.engine.models import LmEvalModel, LocalModel
+    except ImportError as error:
+        raise UsageError(f"Asking a model needs {error.name}. Try: pip install 'uzbench[eval]'") from None
+    if base is None:
+        return LmEvalModel(spec)
+    adapters = {target.model_name: target.adapter for target in targets if target.adapter is not None}
+    return LocalModel(spec, base, adapters, gpus)
 
-    @contextmanager
-    def _answering(self, target: Target) -> Iterator[Any]:
-        server = self.server()
-        name = self._adapter_names[target.model_name] if target.adapter else None
-        with server.answering_as(name) as backend:
-            yield backend
 
-    def ask(self, target: Target, names: Sequence[str], subset: str | None, out: Path) -> RunDirectory:
-        from harness.engine.identity import model_identity, model_key
-        from harness.engine.stored import Plan, StoredLM
+def _progress(targets: Sequence[Target], shown: bool) -> Progress:
+    from harness.engine.stored import Progress
 
-        start = time.perf_counter()
-        self.load_seconds = 0.0
-        identity = model_identity(target.spec, self.base, target.adapter, self.dtype, self.device)
-        key = model_key(identity)
-        self.store.remember_model(key, identity)
-        tasks = load_tasks(names, target.spec, self.mirror)
-        spec_hash = target.spec.spec_hash
-        run_id = f"{slug(target.model_name)}-{digest([spec_hash, key])[:10]}"
-        directory = out / run_id
-        started = Run(
-            run_id=run_id,
-            spec=target.spec,
-            spec_hash=spec_hash,
-            model_key=key,
-            model_name=target.model_name,
-            created=provenance.now(),
-            complete=False,
-            subset=subset,
-            git_commit=provenance.git_commit(),
-            versions=provenance.package_versions(),
-            hardware=provenance.hardware(),
-        )
-        write_json(directory / RUN, started.to_dict())
+    return Progress(len(targets), shown=shown)
 
-        lm = StoredLM(
-            store=self.store,
-            model_key=key,
-            plan=Plan.load(directory / PLAN, self._token_budget),
-            tokenizer=self.tokenizer,
-            server=partial(self._answering, target),
-            shared_context=target.spec.backend == "engine",
-            label=target.model_name,
-            progress=self.progress,
-        )
-        results = _lm_eval(lm, tasks, target.spec, subset)
-        records, samples, scores = _records(tasks, results)
-        counts = lm.counts
-        log.info(
-            "%s: %d requests, %d not asked again, %d asked",
-            run_id, counts["distinct"], counts["reused"], counts["asked"],
-        )  # fmt: skip
-        elapsed = time.perf_counter() - start
-        done = replace(
-            started,
-            complete=True,
-            tasks=tuple(records),
-            requests=counts,
-            timings={"load_s": round(self.load_seconds, 3), "ask_s": round(elapsed - self.load_seconds, 3)},
-        )
-        return write_run(directory, done, samples, scores, summarize(scores, records))
 
-    def _token_budget(self) -> int:
-        from harness.engine.load import token_budget
+def _ask(
+    target: Target,
+    names: Sequence[str],
+    subset: str | None,
+    *,
+    model: Model,
+    store: Store,
+    mirror: Path | None,
+    out: Path,
+    bar: Progress,
+) -> RunDirectory:
+    """Asks one model of a load its tasks and writes its run."""
+    from harness.engine.identity import model_key
+    from harness.engine.stored import Plan, StoredLM
 
-        # On a GPU the memory is measured beside the loaded model.
-        if self.device != "cpu":
-            self.server()
-        return token_budget(self.spec, self.base, self.device)
+    start, loaded = time.perf_counter(), model.load_seconds
+    identity = model.identity(target.spec, target.adapter)
+    key = model_key(identity)
+    store.remember_model(key, identity)
+    tasks = load_tasks(names, target.spec, mirror)
+    spec_hash = target.spec.spec_hash
+    run_id = f"{slug(target.model_name)}-{digest([spec_hash, key])[:10]}"
+    directory = out / run_id
+    started = Run(
+        run_id=run_id,
+        spec=target.spec,
+        spec_hash=spec_hash,
+        model_key=key,
+        model_name=target.model_name,
+        created=provenance.now(),
+        complete=False,
+        subset=subset,
+        git_commit=provenance.git_commit(),
+        versions=provenance.package_versions(),
+        hardware=provenance.hardware(),
+    )
+    write_json(directory / RUN, started.to_dict())
+
+    plan = Plan.load(directory / PLAN, model.budget)
+    lm = StoredLM(
+        store=store,
+        model_key=key,
+        plan=plan,
+        planner=model.planner(plan.budget),
+        compute=partial(model.compute, target.model_name if target.adapter else None),
+        speaker=model.speaker,
+        seed=target.spec.seed,
+        label=target.model_name,
+        progress=bar,
+    )
+    results = _lm_eval(lm, tasks, target.spec, subset)
+    records, samples, scores = _records(tasks, results)
+    counts = lm.counts
+    log.info(
+        "%s: %d requests, %d not asked again, %d asked",
+        run_id, counts["distinct"], counts["reused"], counts["asked"],
+    )  # fmt: skip
+    elapsed, load_seconds = time.perf_counter() - start, model.load_seconds - loaded
+    done = replace(
+        started,
+        complete=True,
+        tasks=tuple(records),
+        requests=counts,
+        timings={"load_s": round(load_seconds, 3), "ask_s": round(elapsed - load_seconds, 3)},
+    )
+    return write_run(directory, done, samples, scores, summarize(scores, records))
 
 
 def load_tasks(names: Sequence[str], spec: RunSpec, mirror: Path | None = None) -> dict[str, Any]:
@@ -350,7 +348,7 @@ def _short_name(name: str) -> str:
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """Progress is ours to show: libraries speak only of what goes wrong."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     with ExitStack() as stack, warnings.catch_warnings():
         for name in ("lm_eval", "datasets", "transformers", "httpx"):
             logger = logging.getLogger(name)

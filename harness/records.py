@@ -32,7 +32,7 @@ from tasks_uz.text import ORTHOGRAPHIES
 
 QUANTIZATIONS = ("none", "int8", "nf4")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-BACKENDS = ("engine", "hf")
+BACKENDS = ("engine", "hf", "vllm", "sglang", "api", "gguf")
 VERDICTS = ("better", "worse", "same", "unclear")
 
 
@@ -127,7 +127,7 @@ class RunSpec(Record):
     model: hub id or directory. adapter: hub id or directory of a LoRA adapter, or None.
     tasks: task and group names. n_shot: worked examples before each question, None for the task's own.
     limit: documents a task, None for all. seed: of sampling, where gen_kwargs ask for it.
-    trust_remote_code: runs code that the model's repository carries.
+    trust_remote_code: runs code that the model's repository carries. base_url: of the server, for api and gguf.
     """
 
     model: str
@@ -145,6 +145,7 @@ class RunSpec(Record):
     orthographies: tuple[str, ...] = ("latin",)
     prompts: str = "default"
     trust_remote_code: bool = False
+    base_url: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("quantization", self.quantization, QUANTIZATIONS)

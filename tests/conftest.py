@@ -14,6 +14,10 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["TQDM_DISABLE"] = "1"
+# Kernels are run by Triton's interpreter where there is no GPU; it is asked when a kernel is defined.
+if not Path("/dev/nvidia0").exists():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +29,12 @@ def tokenizer_directory() -> Path:
 
 
 def save_tiny(
-    directory: Path, tokenizer_directory: Path, kind: str = "llama", seed: int = 0, hidden_size: int = 64
+    directory: Path,
+    tokenizer_directory: Path,
+    kind: str = "llama",
+    seed: int = 0,
+    hidden_size: int = 64,
+    positions: int = 4096,
 ) -> Path:
     """Writes a model with random weights of an architecture that the engine serves."""
     import torch
@@ -38,8 +47,8 @@ def save_tiny(
         "intermediate_size": 128,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
+        "num_key_value_heads": 4 if kind in ("phi", "gpt2") else 2,
+        "max_position_embeddings": positions,
         "tie_word_embeddings": True,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,

@@ -236,29 +236,6 @@ def test_ctrl_c_exits_130_and_keeps_what_was_answered(tiny: Path, tmp_path: Path
     assert stored(tmp_path) > 0
 
 
-# ------------------------------------------------------------ engines agree
-
-
-@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma3_text", "qwen3", "phi3"])
-def test_engine_answers_as_lm_evals_own_backend(kind: str, tokenizer_directory: Path, tmp_path: Path) -> None:
-    model = save_tiny(tmp_path / kind, tokenizer_directory, kind)
-    spec = {"tasks": CHOICE, "orthographies": ("latin", "cyrillic"), "limit": 3}
-    (ours,) = ask(model, tmp_path / "runs", **spec)  # type: ignore[arg-type]
-    (theirs,) = ask(model, tmp_path / "runs", backend="hf", **spec)  # type: ignore[arg-type]
-    largest = 0.0
-    for one, two in zip(ours.samples, theirs.samples, strict=True):
-        assert one.response == two.response
-        largest = max(largest, *(abs(a - b) for a, b in zip(one.logprobs, two.logprobs, strict=True)))
-    # float32, sums of up to ten log-probabilities near -11 added in another order.
-    assert largest < 1e-3
-
-
-def test_generation_is_the_same_text_through_both_backends(tiny: Path, tmp_path: Path) -> None:
-    (ours,) = ask(tiny, tmp_path, tasks=("uz_qa",), limit=6)
-    (theirs,) = ask(tiny, tmp_path, tasks=("uz_qa",), limit=6, backend="hf")
-    assert [sample.response for sample in ours.samples] == [sample.response for sample in theirs.samples]
-
-
 # ------------------------------------------------------------ importing
 
 
@@ -349,4 +326,4 @@ def test_record_of_a_run_says_what_it_was_made_with(tiny: Path, tmp_path: Path) 
     assert {"lm_eval", "torch", "transformers", "python"} <= set(document["versions"])
     assert document["hardware"]["cores"] == len(os.sched_getaffinity(0))
     assert document["spec"]["limit"] == 1
-    assert json.loads((found.path / "plan.json").read_text())["token_budget"] > 0
+    assert json.loads((found.path / "plan.json").read_text())["budget"]["tokens"] > 0

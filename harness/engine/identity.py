@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -172,7 +173,7 @@ def model_identity(spec: RunSpec, base: Located, adapter: Located | None, dtype:
         "device": device,
         "backend": spec.backend,
         "engine": ENGINE_VERSION,
-        "versions": {name: _version(name) for name in ("lm_eval", "torch", "transformers", "bitsandbytes")},
+        "versions": versions("lm_eval", "torch", "transformers", "bitsandbytes"),
         "tokenizer": directory_digest(directory, TOKENIZER) if directory else base.weights,
         "prompt_format": spec.prompt_format if spec.prompt_format == "chat" else None,
     }
@@ -183,11 +184,13 @@ def model_key(identity: dict[str, Any]) -> str:
     return digest(identity)
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def versions(*packages: str) -> dict[str, str | None]:
+    """Installed versions, None where a package isn't there."""
+    found: dict[str, str | None] = dict.fromkeys(packages)
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def model_type(base: Located) -> str | None:

@@ -1,51 +1,51 @@
 """lm-eval model classes over an already loaded transformers model.
 
-`HFBackend` is lm-eval's own HFLM. `EngineLM` computes each distinct token of a batch once: requests are laid
-into rows as tries of their token ids, so that a shared instruction, a passage with several questions and the
-context of a document's choices are each there once, and a tree attention mask lets a token see its own path
-alone. What all rows begin with is computed first and kept as keys and values. The output head runs only at the
-positions that are scored, log-softmax in float32.
+`HFBackend` is lm-eval's own HFLM. `EngineLM` computes each distinct token once: the texts of a batch are laid out
+as one tree (harness.engine.tree), so that a shared instruction, a passage with several questions and the context
+of a document's choices are each there once; what many batches begin with is computed once and kept as keys and
+values. The output head runs only at the positions that are scored, log-softmax in float32.
 
-    prefix │ doc 1 ─┬─ a0 a1        prefix │ passage ─┬─ question 1 ─┬─ A
-           │        └─ b0 b1 b2            │          │              └─ B
-           │ doc 2 ─┬─ a0 a1               │          └─ question 2 ── …
-
-Letters below: B rows, T tokens of a row, P tokens of the prefix, S scored positions, V vocabulary.
+Letters below: T tokens of a row, S scored positions, N scored tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from lm_eval.models.huggingface import HFLM
-from transformers import DynamicCache
+
+from harness.engine import attention
+from harness.engine.attention import KeyValues, TreeAttention, on_device
+from harness.engine.generate import generate
+from harness.engine.jobs import Generation, Instances
+from harness.engine.plan import Batch
+from harness.engine.tree import Ints, Tokens, TreeBuilder
+from harness.records import digest
 
 log = logging.getLogger(__name__)
 
-Encoded = tuple[tuple[str, str], list[int], list[int]]
-"""((context, continuation), context token ids, continuation token ids), as lm-eval passes requests."""
+SERVED = frozenset({"gemma3_text", "llama", "mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3", "smollm3"})
+"""config.model_type of the decoders that are known to attend as harness.engine.attention wants it."""
 
-ONE_MASK = frozenset({"llama", "mistral", "phi", "phi3", "olmo2"})
-MASK_BY_LAYER = frozenset({"gemma3_text", "qwen2", "qwen3", "smollm3"})
-"""config.model_type of the decoders whose attention masks are known to mean what they do here: those that take
-one mask, and those that take one a kind of layer."""
-
-ROW_TOKENS = 512
-"""Tokens that requests are packed into; a longer request has a row of its own. Attention over a dense mask costs
-with the square of a row."""
-
-HEAD_POSITIONS = 128
-"""Scored positions that go through the output head at once: with 262k words, 128 take 134 MB in float32."""
+HEAD_BYTES = 2**28
+"""Logits that are computed at once: with 262k words, 256 positions in float32."""
 
 NARROW_ROWS = 32
 """The most rows that widen_narrow_products multiplies the other way round."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device's memory didn't suffice."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    # A CPU allocator says it in words only.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 class HFBackend(HFLM):
@@ -61,122 +61,44 @@ class HFBackend(HFLM):
         finally:
             logger.setLevel(level)
 
-    def with_batch_size(self, size: int) -> HFBackend:
-        """Sets the rows of the next call's batches; HFLM reads it from an attribute."""
-        self.batch_size_per_gpu = size
-        return self
+    def start(self, kind: str, job: Any) -> Callable[[], dict[str, Any]]:
+        """Begins a job; what it returns waits for the device and gives the answers by request."""
+        self.batch_size_per_gpu = len(job.keys)
+        # What is sampled depends on its own job alone, so that a resumed run draws the same.
+        torch.manual_seed(int(digest(job.keys)[:12], 16))
+        with torch.inference_mode():
+            answers = getattr(self, kind)(list(job.instances), disable_tqdm=True)
+        return lambda: dict(zip(job.keys, answers, strict=True))
 
+    def work(self, kind: str, jobs: Iterable[Any]) -> Iterator[tuple[Any, dict[str, Any] | None]]:
+        """Does jobs one after the other and gives each with its answers, None where it didn't fit the memory."""
+        begun: deque[tuple[Any, Callable[[], dict[str, Any]] | None]] = deque()
+        for job in jobs:
+            begun.append((job, self._begun(kind, job)))
+            if begun[-1][1] is None:
+                # Not where the error is caught: its frames hold what filled the memory.
+                self.forget()
+                torch.cuda.empty_cache()
+            while len(begun) > self.ahead(kind):
+                done, answers = begun.popleft()
+                yield done, answers and answers()
+        for done, answers in begun:
+            yield done, answers and answers()
 
-@dataclass(slots=True)
-class Row:
-    """A trie of token ids, laid out so that a token comes after all tokens of its path.
+    def ahead(self, kind: str) -> int:
+        """Jobs that are begun before the one before them is waited for."""
+        return 0
 
-    tokens: ids. depths: position of each in its own text. parents: index of the token before it, -1 for a first.
-    """
+    def _begun(self, kind: str, job: Any) -> Callable[[], dict[str, Any]] | None:
+        try:
+            return self.start(kind, job)
+        except Exception as error:
+            if out_of_memory(error):
+                return None
+            raise
 
-    first_depth: int = 0
-    tokens: list[int] = field(default_factory=list)
-    depths: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)
-    _children: dict[tuple[int, int], int] = field(default_factory=dict)
-
-    def shared(self, text: Sequence[int]) -> int:
-        """How many tokens of a text, from its beginning, are in the row."""
-        at = -1
-        for length, token in enumerate(text):
-            following = self._children.get((at, token))
-            if following is None:
-                return length
-            at = following
-        return len(text)
-
-    def insert(self, text: Sequence[int]) -> list[int]:
-        """Adds a text where it isn't yet; returns the index of each of its tokens."""
-        at, path = -1, []
-        for token in text:
-            following = self._children.get((at, token))
-            if following is None:
-                following = len(self.tokens)
-                self._children[at, token] = following
-                self.depths.append(self.first_depth if at < 0 else self.depths[at] + 1)
-                self.parents.append(at)
-                self.tokens.append(token)
-            at = following
-            path.append(at)
-        return path
-
-
-def tree_mask(rows: Sequence[Row], width: int, prefix: int = 0, window: int | None = None) -> npt.NDArray[np.bool_]:
-    """Which token sees which: shape (B, 1, width, prefix + width), query before key.
-
-    A token sees the prefix, its own path and itself; padding sees only itself.
-    window: it sees keys less than this many positions back, itself included; None sees all.
-    """
-    mask = np.zeros((len(rows), 1, width, prefix + width), dtype=np.bool_)
-    for number, row in enumerate(rows):
-        sees = mask[number, 0, :, prefix:]
-        for index, parent in enumerate(row.parents):
-            if parent >= 0:
-                sees[index, : parent + 1] = sees[parent, : parent + 1]
-            sees[index, index] = True
-        mask[number, 0, : len(row.tokens), :prefix] = True
-        if window is not None:
-            depths = np.asarray(row.depths)
-            keys = np.concatenate([np.arange(prefix), depths])
-            near = depths[:, None] - keys[None, :] < window
-            mask[number, 0, : len(row.tokens), : prefix + len(row.tokens)] &= near
-        for index in range(len(row.tokens), width):
-            sees[index, index] = True
-    return mask
-
-
-def shared_prefix(texts: Sequence[tuple[int, ...]]) -> int:
-    """How many tokens all texts begin with; the last token of the shortest isn't counted."""
-    low, high = min(texts), max(texts)
-    shortest = min(map(len, texts)) - 1
-    length = 0
-    while length < shortest and low[length] == high[length]:
-        length += 1
-    return length
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A request in the rows: row, the index whose logits predict each token of the continuation, and the tokens."""
-
-    row: int
-    scored: list[int]
-    continuation: list[int]
-
-
-def lay_out(
-    contexts: dict[tuple[int, ...], list[tuple[int, list[int]]]], prefix: int
-) -> tuple[list[Row], dict[int, Placed]]:
-    """Packs documents into rows; those that share most stand side by side.
-
-    contexts: context ids to its (request number, continuation ids). prefix: tokens that all contexts share and
-    the rows leave out. Returns the rows and each request's place.
-    """
-    rows: list[Row] = []
-    placed = {}
-    for context in sorted(contexts):
-        # The last token of a continuation predicts nothing that is scored.
-        texts = [[*context[prefix:], *continuation[:-1]] for _, continuation in contexts[context]]
-        if not rows or len(rows[-1].tokens) + _distinct(rows[-1], texts) > ROW_TOKENS:
-            rows.append(Row(first_depth=prefix))
-        start = len(context) - prefix - 1
-        for (number, continuation), text in zip(contexts[context], texts, strict=True):
-            path = rows[-1].insert(text)
-            placed[number] = Placed(len(rows) - 1, path[start:], continuation)
-    return rows, placed
-
-
-def _distinct(row: Row, texts: Sequence[Sequence[int]]) -> int:
-    """Tokens that texts of one context would add to a row."""
-    alone = Row()
-    for text in texts:
-        alone.insert(text)
-    return len(alone.tokens) - min(row.shared(text) for text in texts)
+    def forget(self) -> None:
+        """Drops what is kept between jobs."""
 
 
 def widen_narrow_products(model: Any) -> None:
@@ -200,119 +122,154 @@ def _linear(module: torch.nn.Linear, given: torch.Tensor) -> torch.Tensor:
 
 
 class EngineLM(HFBackend):
-    """Scores each distinct token once; what it can't serve goes lm-eval's way, which is said once."""
+    """Computes each distinct token of a job once."""
 
     def __init__(self, model: Any, tokenizer: Any):
         super().__init__(model, tokenizer)
         if self.device.type == "cpu":
             widen_narrow_products(model)
-        self.kind = getattr(self.config, "model_type", None)
-        self.serves = self.kind in ONE_MASK | MASK_BY_LAYER
-        if not self.serves:
-            log.warning("engine: the architecture %s is served by lm-eval's own path", self.kind)
+        # Adapters work inside the modules of their base, which is called directly.
+        self._causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._attention, self._multiple = TreeAttention, 1
+        self.kernels: Any = None
+        if self.device.type == "cuda" and self._causal.dtype in (torch.bfloat16, torch.float16):
+            from harness.engine import fused, kernels, sparse
 
-    def _loglikelihood_tokens(
-        self, requests: list[Encoded], disable_tqdm: bool = False, override_bs: int | None = None
-    ) -> list[tuple[float, bool]]:
-        """Log-likelihood (nats) of each continuation, and whether greedy decoding would say it.
+            fused.fuse(self._causal.model)
+            self.kernels = kernels
+            self._attention, self._multiple = sparse.SparseAttention, kernels.BLOCK
+        # What the last batch began with: (tokens, their bytes) and the keys and values up to there, nested.
+        self._segments: list[tuple[tuple[int, bytes], KeyValues]] = []
 
-        All requests are computed at once: who calls it plans the batches.
-        """
-        longest = max(len(context) + len(continuation) for _, context, continuation in requests)
-        if not self.serves or longest > self.max_length + 1:
-            return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
-        contexts: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
-        for number, (_, context, continuation) in enumerate(requests):
-            contexts.setdefault(tuple(context), []).append((number, continuation))
-        prefix = shared_prefix(list(contexts))
-        rows, placed = lay_out(contexts, prefix)
-        return self._score(next(iter(contexts))[:prefix], rows, [placed[number] for number in range(len(requests))])
+    @property
+    def decoder(self) -> Any:
+        """The model without its output head."""
+        return self._causal.model
 
-    @torch.inference_mode()
-    def _score(
-        self, prefix: Sequence[int], rows: Sequence[Row], requests: Sequence[Placed]
-    ) -> list[tuple[float, bool]]:
-        hidden = self._hidden(prefix, rows)  # (B, T, hidden)
-        # A context's last token predicts the first token of every continuation: one position, many targets.
-        places: dict[tuple[int, int], int] = {}
-        targets: list[set[int]] = []
-        for request in requests:
-            for index, token in zip(request.scored, request.continuation, strict=True):
-                place = places.setdefault((request.row, index), len(places))
-                if place == len(targets):
-                    targets.append(set())
-                targets[place].add(token)
-        wanted = torch.tensor(list(places), device=hidden.device)  # (S, 2)
-        logprobs, greedy = self._head(hidden[wanted[:, 0], wanted[:, 1]], targets)
-        answers = []
-        for request in requests:
-            found = [places[request.row, index] for index in request.scored]
-            pairs = list(zip(found, request.continuation, strict=True))
-            total = sum(logprobs[place][token] for place, token in pairs)
-            answers.append((total, all(greedy[place] == token for place, token in pairs)))
+    def start(self, kind: str, job: Any) -> Callable[[], dict[str, Any]]:
+        if isinstance(job, Instances):
+            return super().start(kind, job)
+        with torch.inference_mode(), attention.in_use(self._causal.config):
+            if isinstance(job, Generation):
+                answers = generate(self, job)
+                return lambda: answers
+            return self._score(kind, job)
+
+    def ahead(self, kind: str) -> int:
+        # A GPU isn't left idle while the next row is laid out; a CPU has done a job when it is begun.
+        return int(self.device.type == "cuda" and kind != "generate_until")
+
+    def forget(self) -> None:
+        self._segments.clear()
+
+    # Scoring.
+
+    def _score(self, kind: str, batch: Batch) -> Callable[[], dict[str, Any]]:
+        builder = TreeBuilder(len(batch.prefix))
+        places, targets, owners = [], [], []
+        for number, part in enumerate(part for unit in batch.units for part in unit.parts):
+            builder.add(part.text)
+            places.append(builder.path(len(part.context) - 1))
+            targets.append(part.continuation)
+            owners.append(np.full(len(part.continuation), number))
+        hidden, _ = self.forward(builder, self.before(batch))
+        found = self._logprobs(hidden, np.concatenate(places), np.concatenate(targets))
+        keys = [key for unit in batch.units for key in unit.keys]
+        owner = np.concatenate(owners)
+
+        def answers() -> dict[str, Any]:
+            logprobs, greedy = found()
+            totals = np.bincount(owner, weights=logprobs).tolist()
+            said = (np.bincount(owner, weights=~greedy) == 0).tolist()
+            if kind == "loglikelihood":
+                return dict(zip(keys, zip(totals, said, strict=True), strict=True))
+            summed = dict.fromkeys(keys, 0.0)
+            for key, total in zip(keys, totals, strict=True):
+                summed[key] += total
+            return summed
+
         return answers
 
-    def _hidden(self, prefix: Sequence[int], rows: Sequence[Row]) -> torch.Tensor:
-        width = max(len(row.tokens) for row in rows)
-        decoder = self._causal_model().model
-        cache = None
-        if prefix:
-            # Without a config every layer keeps all its keys; the window is the mask's affair.
-            cache = DynamicCache()
-            ids = torch.tensor([list(prefix)], device=self.device)
-            places = torch.arange(len(prefix), device=self.device)[None]
-            before = Row()
-            before.insert(prefix)
-            decoder(
-                input_ids=ids,
-                attention_mask=self._mask([before], len(prefix), 0),
-                position_ids=places,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            cache.batch_repeat_interleave(len(rows))
-        output = decoder(
-            input_ids=self._padded([row.tokens for row in rows], width),  # (B, T)
-            attention_mask=self._mask(rows, width, len(prefix)),
-            position_ids=self._padded([row.depths for row in rows], width),  # (B, T)
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        return output.last_hidden_state
+    def forward(
+        self, builder: TreeBuilder, before: KeyValues | None, *, keep: bool = False
+    ) -> tuple[torch.Tensor, TreeAttention]:
+        """Hidden states of a row, (T, width), and what it attended by.
 
-    def _mask(self, rows: Sequence[Row], width: int, prefix: int) -> Any:
-        config = self.config
-        window = getattr(config, "sliding_window", None)
-        if getattr(config, "use_sliding_window", True) is False:
-            window = None
+        before: keys and values of its prefix. keep: those of the row are kept there.
+        """
+        tree = builder.build(self._multiple)
+        attend = self._attention(tree, before, self.device, keep=keep)
+        ids, depths = (self._tensor(array)[None] for array in (tree.ids, tree.depths))
+        output = self.decoder(input_ids=ids, position_ids=depths, use_cache=False, attend=attend)
+        return output.last_hidden_state[0], attend
 
-        def made(size: int | None) -> torch.Tensor:
-            return torch.from_numpy(tree_mask(rows, width, prefix, size)).to(self.device)
+    def before(self, batch: Batch) -> KeyValues | None:
+        """Keys and values of what a batch's units begin with, segment by segment, each computed once."""
+        text = batch.prefix
+        names = [(cut, text[:cut].tobytes()) for cut in batch.cuts]
+        known = 0
+        for (name, _), wanted in zip(self._segments, names, strict=False):
+            if name != wanted:
+                break
+            known += 1
+        # Batches come in the order of the tree: what this one doesn't begin with, none of the next ones does.
+        del self._segments[known:]
+        for name in names[known:]:
+            start, before = (self._segments[-1][0][0], self._segments[-1][1]) if self._segments else (0, None)
+            self._segments.append((name, self._segment(text[: name[0]], start, before)))
+        return self._segments[-1][1] if self._segments else None
 
-        if self.kind in ONE_MASK:
-            return made(window)
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        return {kind: made(window if kind == "sliding_attention" else None) for kind in kinds}
+    def _segment(self, text: Tokens, start: int, before: KeyValues | None) -> KeyValues:
+        """Keys and values of a text whose first tokens have theirs already."""
+        builder = TreeBuilder(start)
+        builder.add(text)
+        attend = self.forward(builder, before, keep=True)[1]
+        own = [(keys[:, :, : len(text) - start], values[:, :, : len(text) - start]) for keys, values in attend.kept]
+        if before is None:
+            return own
+        return [
+            (torch.cat([keys, more_keys], dim=2), torch.cat([values, more_values], dim=2))
+            for (keys, values), (more_keys, more_values) in zip(before, own, strict=True)
+        ]
 
-    def _padded(self, rows: Sequence[Sequence[int]], width: int) -> torch.Tensor:
-        filled = [[*row, *[0] * (width - len(row))] for row in rows]
-        return torch.tensor(filled, dtype=torch.long, device=self.device)
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden: (S, width). Returns float32 (S, V)."""
+        head = self._causal.lm_head
+        if hidden.is_cuda and type(head) is torch.nn.Linear and head.bias is None and hidden.dtype != torch.float32:
+            # Not rounded to 16 bits on the way.
+            found = torch.mm(hidden, head.weight.t(), out_dtype=torch.float32)
+        else:
+            found = head(hidden).float()
+        cap = getattr(self._causal.config, "final_logit_softcapping", None)
+        return found if cap is None else torch.tanh(found / cap) * cap
 
-    def _causal_model(self) -> Any:
-        model = self.model
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+    def _logprobs(
+        self, hidden: torch.Tensor, places: Ints, targets: Tokens
+    ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        """Of each scored token its log-probability (N,), and whether it is the likeliest there (N,), when called.
 
-    def _head(self, hidden: torch.Tensor, targets: Sequence[set[int]]) -> tuple[list[dict[int, float]], list[int]]:
-        """hidden: (S, hidden). Returns for each position {target: log-probability} and the likeliest token."""
-        head = self._causal_model().lm_head
-        logprobs: list[dict[int, float]] = []
-        greedy: list[int] = []
-        for start in range(0, len(targets), HEAD_POSITIONS):
-            logits = head(hidden[start : start + HEAD_POSITIONS]).float()  # (≤128, V)
-            norm = torch.logsumexp(logits, dim=-1)
-            greedy += logits.argmax(dim=-1).tolist()
-            for row, wanted in enumerate(targets[start : start + HEAD_POSITIONS]):
-                distinct = sorted(wanted)
-                values = (logits[row, distinct] - norm[row]).tolist()
-                logprobs.append(dict(zip(distinct, values, strict=True)))
-        return logprobs, greedy
+        hidden: (T, width). places: (N,) index in the row of what predicts it. targets: (N,) token ids.
+        """
+        # A context's last token predicts the first token of every choice: one position, many targets.
+        positions, owner = np.unique(places, return_inverse=True)
+        order = np.argsort(owner, kind="stable")
+        at_once = max(1, HEAD_BYTES // (4 * self._causal.config.vocab_size))
+        logprobs, greedy = [], []
+        for start in range(0, len(positions), at_once):
+            logits = self.logits(hidden[self._tensor(positions[start : start + at_once])])  # (S, V)
+            low, high = np.searchsorted(owner[order], (start, start + at_once))
+            few = order[low:high]
+            rows, wanted = self._tensor(owner[few] - start), self._tensor(targets[few].astype(np.int64))
+            logprobs.append(logits[rows, wanted] - torch.logsumexp(logits, dim=-1)[rows])
+            greedy.append(logits.argmax(dim=-1)[rows] == wanted)
+        all_logprobs, all_greedy = torch.cat(logprobs), torch.cat(greedy)
+
+        def found() -> tuple[np.ndarray, np.ndarray]:
+            values, said = np.empty(len(places)), np.empty(len(places), dtype=np.bool_)
+            values[order], said[order] = all_logprobs.double().cpu().numpy(), all_greedy.cpu().numpy()
+            return values, said
+
+        return found
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return on_device(array, self.device)

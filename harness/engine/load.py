@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,13 +12,37 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers import logging as transformers_logging
 
 from harness.engine.identity import Located
-from harness.engine.lm import EngineLM, HFBackend
+from harness.engine.jobs import Budget, EnginePlanner, Job, PaddedPlanner, Planner
+from harness.engine.lm import NARROW_ROWS, SERVED, EngineLM, HFBackend
+from harness.engine.stored import Computed
+from harness.engine.tokens import Encoder
 from harness.errors import ModelError, NetworkError, UsageError
 from harness.records import RunSpec
 
+CPU_BYTES = 2 << 30
+"""Memory that a job may fill on a CPU, reckoned from its model's shape."""
+
 
 def device() -> str:
+    """What a model runs on here."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def devices(gpus: str) -> list[str]:
+    """The devices to load a model on. gpus: a number, or "all".
+
+    Raises UsageError where so many aren't there.
+    """
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus == "all":
+        return [f"cuda:{number}" for number in range(there)] or ["cpu"]
+    if not gpus.isdigit() or not int(gpus):
+        raise UsageError(f"--gpus {gpus}: expected a number from 1, or all.")
+    if int(gpus) == 1:
+        return [device()]
+    if int(gpus) > there:
+        raise UsageError(f"--gpus {gpus}: this machine has {there}. Try: --gpus all")
+    return [f"cuda:{number}" for number in range(int(gpus))]
 
 
 def resolved_dtype(spec: RunSpec, on: str) -> str:
@@ -39,32 +63,61 @@ def load_tokenizer(spec: RunSpec, base: Located) -> Any:
         )
 
 
-def token_budget(spec: RunSpec, base: Located, on: str) -> int:
-    """Tokens a batch, padding counted: on a CPU from the model's shape alone, so that it is always the same; on a
-    GPU from the memory that is free now."""
-    config = AutoConfig.from_pretrained(base.path, revision=base.revision, trust_remote_code=spec.trust_remote_code)
-    config = getattr(config, "text_config", config)
-    if on == "cpu":
-        free, most = 2 << 30, 2048
-    else:
-        free, most = torch.cuda.mem_get_info()[0] // 2, 65536
-    # The engine keeps a layer's activations; lm-eval's path the logits of every position, twice.
-    if spec.backend == "engine":
+def load_config(spec: RunSpec, base: Located) -> Any:
+    """The base's configuration, of its text part where it has several.
+
+    Raises ModelError, NetworkError.
+    """
+    with one_line(spec.model):
+        config = AutoConfig.from_pretrained(base.path, revision=base.revision, trust_remote_code=spec.trust_remote_code)
+    return getattr(config, "text_config", config)
+
+
+def served(spec: RunSpec, config: Any) -> bool:
+    """Whether the engine answers; an architecture it doesn't know goes lm-eval's way."""
+    return spec.backend == "engine" and config.model_type in SERVED
+
+
+def planner(spec: RunSpec, tokenizer: Any, config: Any, budget: Budget) -> Planner:
+    """What divides requests into jobs for the backend that will answer."""
+    encoder = Encoder(tokenizer, config)
+    return (EnginePlanner if served(spec, config) else PaddedPlanner)(encoder, budget)
+
+
+def measured_budget(spec: RunSpec, config: Any, on: str, free: int) -> Budget:
+    """What a job may hold.
+
+    on: "cpu" or "cuda". free: bytes of memory beside the loaded model; on a CPU CPU_BYTES, so that a job is always
+    the same there.
+    """
+    width = 4 if resolved_dtype(spec, on) == "float32" else 2
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kept = 2 * width * config.num_hidden_layers * head_dim * (config.num_key_value_heads or config.num_attention_heads)
+    if served(spec, config):
+        # A layer's activations, the widest three times, and the keys and values of the row.
         inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-        per_token = 4 * (3 * inner + 8 * config.hidden_size)
-    else:
-        per_token = 2 * 4 * config.vocab_size
-    return int(min(most, max(256, free // per_token)))
+        per_token = width * (3 * inner + 12 * config.hidden_size) + kept
+        most = 2048 if on == "cpu" else 16384
+        rows = NARROW_ROWS if on == "cpu" else 256
+        return Budget(_between(256, free // 3 // per_token, most), rows, max(2048, free // 2 // kept))
+    # lm-eval's path keeps the logits of every position, twice, in 32 bits where it takes their softmax.
+    per_token = 2 * 4 * config.vocab_size
+    most = 2048 if on == "cpu" else 65536
+    rows = NARROW_ROWS if on == "cpu" else 64
+    return Budget(_between(256, free // 2 // per_token, most), rows, _between(2048, free // 4 // kept, 8 * most))
+
+
+def _between(low: int, value: int, high: int) -> int:
+    return max(low, min(value, high))
 
 
 class ModelServer:
     """One loaded base that answers as itself or as one of its adapters.
 
-    adapters: name to place. Raises ModelError, NetworkError, UsageError.
+    adapters: name to place. on: "cpu", "cuda", "cuda:1". Raises ModelError, NetworkError, UsageError.
     """
 
-    def __init__(self, spec: RunSpec, base: Located, adapters: Mapping[str, Located], tokenizer: Any):
-        on = device()
+    def __init__(self, spec: RunSpec, base: Located, adapters: Mapping[str, Located], tokenizer: Any, on: str):
         dtype = getattr(torch, resolved_dtype(spec, on))
         with one_line(spec.model):
             model: Any = AutoModelForCausalLM.from_pretrained(
@@ -80,20 +133,34 @@ class ModelServer:
         model.eval()
         self._model = model
         self._adapters = tuple(adapters)
-        backend = EngineLM if spec.backend == "engine" else HFBackend
-        self.lm = backend(model, tokenizer)
+        config = getattr(model.config, "text_config", model.config)
+        self.lm: HFBackend = (EngineLM if served(spec, config) else HFBackend)(model, tokenizer)
+
+    @property
+    def free_bytes(self) -> int:
+        """Memory that jobs may fill, beside the loaded model."""
+        return CPU_BYTES if self.lm.device.type == "cpu" else torch.cuda.mem_get_info(self.lm.device)[0]
+
+    def close(self) -> None:
+        """Lets go of the model."""
+        del self._model, self.lm
+
+    def compute(self, adapter: str | None, kind: str, jobs: Iterable[Job]) -> Computed:
+        """Does jobs as the base (None) or as an adapter."""
+        with self._answering_as(adapter):
+            yield from self.lm.work(kind, jobs)
 
     @contextmanager
-    def answering_as(self, adapter: str | None) -> Iterator[HFBackend]:
-        """The language model as the base (None) or as an adapter, for the length of the block."""
+    def _answering_as(self, adapter: str | None) -> Iterator[None]:
+        self.lm.forget()
         if adapter is not None:
             self._model.set_adapter(adapter)
-            yield self.lm
+            yield
         elif self._adapters:
             with self._model.disable_adapter():
-                yield self.lm
+                yield
         else:
-            yield self.lm
+            yield
 
 
 def _with_adapter(model: Any, name: str, adapter: Located) -> Any:

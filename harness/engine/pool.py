@@ -1,0 +1,134 @@
+"""One loaded model on each of several devices, and jobs for whichever is free.
+
+Each device has a process of its own. A worker is given two jobs ahead, so that it lays out the next while its device
+computes; the answers don't depend on which worker gave them. Only the parent writes to the store.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+from torch import multiprocessing
+
+from harness.engine.identity import Located
+from harness.engine.jobs import Job
+from harness.errors import EnvironmentFault, ModelError, UzBenchError
+from harness.records import RunSpec
+
+AHEAD = 2
+"""Jobs that a worker holds."""
+
+
+class ServerPool:
+    """What harness.engine.load.ModelServer does, on several devices.
+
+    adapters: name to place. Raises what loading raises.
+    """
+
+    def __init__(self, spec: RunSpec, base: Located, adapters: Mapping[str, Located], devices: Sequence[str]):
+        # A forked process can't use CUDA.
+        context = multiprocessing.get_context("spawn")
+        self._workers: list[tuple[Any, Connection]] = []
+        for device in devices:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, spec, base, dict(adapters), device), daemon=True)
+            process.start()
+            theirs.close()
+            self._workers.append((process, ours))
+        self.free_bytes = min(self._receive(number) for number in range(len(devices)))
+
+    def compute(
+        self, adapter: str | None, kind: str, jobs: Sequence[Job]
+    ) -> Iterator[tuple[Job, Mapping[str, Any] | None]]:
+        """Does jobs as the base (None) or as an adapter, in the order in which they are done."""
+        waiting = deque(jobs)
+        held: list[deque[Job]] = [deque() for _ in self._workers]
+        fed = set(range(len(self._workers)))  # those that may still be given a job
+        open_ = set(fed)  # those that haven't put this kind of work away
+
+        def give(number: int) -> None:
+            if number not in fed:
+                return
+            if waiting:
+                held[number].append(waiting[0])
+            else:
+                fed.discard(number)
+            self._workers[number][1].send(waiting.popleft() if waiting else None)
+
+        for _, connection in self._workers:
+            connection.send((adapter, kind))
+        for _ in range(AHEAD):
+            for number in range(len(self._workers)):
+                give(number)
+        while open_:
+            for number in self._ready(open_):
+                found = self._receive(number)
+                if held[number]:
+                    give(number)
+                    yield held[number].popleft(), found
+                else:
+                    open_.discard(number)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        for process, connection in self._workers:
+            connection.close()
+            process.terminate()
+
+    def _ready(self, numbers: Iterable[int]) -> list[int]:
+        """Those of some workers that have sent something, or ended."""
+        by_connection = {self._workers[number][1]: number for number in numbers}
+        return [by_connection[each] for each in wait(list(by_connection))]  # type: ignore[index]
+
+    def _receive(self, number: int) -> Any:
+        process, connection = self._workers[number]
+        try:
+            found = connection.recv()
+        except EOFError:
+            process.join(5)
+            raise EnvironmentFault(
+                f"The process of device {number} ended (exit code {process.exitcode}), killed for want of memory "
+                "perhaps. What was answered is kept: type the same command again, with fewer --gpus if it fails again."
+            ) from None
+        if isinstance(found, _Failure):
+            found.raise_here()
+        return found
+
+
+class _Failure:
+    """An exception on its way to the parent, whose own type may not travel."""
+
+    def __init__(self, error: BaseException):
+        self.exit_code = error.exit_code if isinstance(error, UzBenchError) else None
+        self.text = str(error) if self.exit_code is not None else traceback.format_exc()
+
+    def raise_here(self) -> None:
+        """Raises it again: the same line and exit code, or a bug with the traceback that it had."""
+        if self.exit_code is None:
+            raise RuntimeError(f"in a worker:\n{self.text}")
+        raise (EnvironmentFault if self.exit_code == EnvironmentFault.exit_code else ModelError)(self.text)
+
+
+def _work(connection: Connection, spec: RunSpec, base: Located, adapters: Mapping[str, Located], device: str) -> None:
+    """A worker's life: loads, says how much memory is free, then does what it is sent."""
+    from harness.engine.load import ModelServer, load_tokenizer
+
+    try:
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
+        server = ModelServer(spec, base, adapters, load_tokenizer(spec, base), device)
+        connection.send(server.free_bytes)
+        while True:
+            adapter, kind = connection.recv()
+            for _, found in server.compute(adapter, kind, iter(connection.recv, None)):
+                connection.send(found)
+            connection.send(None)
+    except (EOFError, KeyboardInterrupt, BrokenPipeError):
+        return  # The parent has gone, or says stop itself.
+    except BaseException as error:
+        connection.send(_Failure(error))
