@@ -325,7 +325,7 @@ def test_adapter_is_scored_as_lm_eval_scores_it(tiny: Path, tmp_path: Path) -> N
 
 
 def test_benchmark_prints_both_ways_their_tokens_and_that_they_agree(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["1x3", "--generate", "2", "--new-tokens", "4", "--hf-batch", "2", "--budget", "1024"]) == 0
+    assert bench.main(["1x3@2", "--generate", "2@2", "--new-tokens", "4", "--budget", "1024"]) == 0
     printed = capsys.readouterr().out
     assert "same choice 3 of 3, same greedy flag 12 of 12" in printed
     assert "2 of 2 texts the same" in printed
@@ -333,7 +333,7 @@ def test_benchmark_prints_both_ways_their_tokens_and_that_they_agree(capsys: pyt
 
 
 def test_benchmark_counts_what_is_distinct(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["2x4", "--hf-batch", "", "--json"]) == 0
+    assert bench.main(["2x4@", "--json"]) == 0
     document = __import__("json").loads(capsys.readouterr().out)
     (row,) = document["rows"]
     # 1,100 tokens of shots once; four documents of 350 to 650, four choices of 4 to 20 each less its last token.

@@ -2,14 +2,15 @@
 
     python -m harness.engine.bench 0x40 3x20
     python -m harness.engine.bench 5x100 --model gemma-3-270m --task uz_topic
-    python -m harness.engine.bench 5x100 0x200 --shape mistral-7b --hf-batch 8,16,32 --reference
-    python -m harness.engine.bench --generate 128 --shape mistral-7b --hf-batch 64,128
-    python -m harness.engine.bench 0x100 0x1000 0x10000 --hf-batch ''
+    python -m harness.engine.bench 0x200@8,32 5x100@8,16 --generate 128@64,128 --shape mistral-7b --reference
+    python -m harness.engine.bench 0x100@ 0x1000@ 0x10000@
+    python -m harness.engine.bench 0x2000 --shape mistral-7b --gpus 2
 
-A case is SHOTSxDOCUMENTS. Without --task, documents are random tokens: shots of 550, documents of 350 to 650, four
-choices of 4 to 20. The floor is the arithmetic of the weights alone on each distinct token (twice the parameters of
-the layers), at the speed at which this device multiplies two large matrices; attention, the output head and all else
-come on top.
+A case is SHOTSxDOCUMENTS, behind @ the batch sizes that lm-eval's backend tries, none or any number. Without --task,
+documents are random tokens: shots of 550, documents of 350 to 650, four choices of 4 to 20. The engine does a case
+twice and the second time counts: the first compiles kernels. The floor is the arithmetic of the weights alone on each
+distinct token (twice the parameters of the layers), at the speed at which this device multiplies two large matrices;
+attention, the output head and all else come on top.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import json
 import os
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,11 +32,12 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from harness.engine.identity import locate_model
+from harness.engine.identity import Located, locate_model
 from harness.engine.jobs import EnginePlanner
 from harness.engine.lm import EngineLM, HFBackend
 from harness.engine.load import CPU_BYTES, measured_budget, quantization_config, resolved_dtype
 from harness.engine.plan import Batch, Part, Unit, plan
+from harness.engine.pool import ServerPool
 from harness.engine.tokens import Encoder
 from harness.engine.tree import Tokens, tokens
 from harness.errors import UzBenchError
@@ -52,6 +56,18 @@ LONGEST = 32768
 
 Document = tuple[Tokens, list[Tokens]]
 """A context and its choices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is asked: documents behind shots, or prompts; and the batch sizes that lm-eval's backend tries."""
+
+    n_shot: int
+    n_docs: int
+    hf_batch: tuple[int, ...] = (8,)
+
+    def __str__(self) -> str:
+        return f"{self.n_shot} shots × {self.n_docs}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +130,24 @@ class Bench:
     def random_tokens(self, n: int) -> list[int]:
         return [self.rng.randrange(3, self.config.vocab_size) for _ in range(n)]
 
-    def documents(self, n_shot: int, n_docs: int) -> list[Document]:
+    def documents(self, case: Case) -> list[Document]:
         """Documents with the shots in front of their contexts."""
         if self.options.task:
-            return self._task_documents(n_shot, n_docs)
-        shots = self.random_tokens(550 * n_shot)
+            return self._task_documents(case)
+        shots = self.random_tokens(550 * case.n_shot)
         return [
             (
                 tokens(shots + self.random_tokens(self.rng.randint(350, 650))),
                 [tokens(self.random_tokens(self.rng.randint(4, 20))) for _ in range(4)],
             )
-            for _ in range(n_docs)
+            for _ in range(case.n_docs)
         ]
 
-    def _task_documents(self, n_shot: int, n_docs: int) -> list[Document]:
+    def _task_documents(self, case: Case) -> list[Document]:
         from harness.evaluate import load_tasks
 
-        (task,) = load_tasks([self.options.task], RunSpec(model="bench", n_shot=n_shot)).values()
-        task.build_all_requests(limit=n_docs)
+        (task,) = load_tasks([self.options.task], RunSpec(model="bench", n_shot=case.n_shot)).values()
+        task.build_all_requests(limit=case.n_docs)
         parts = Encoder(self.tokenizer, self.config).pairs([request.args for request in task.instances])
         found: dict[int, Document] = {}
         for request, part in zip(task.instances, parts, strict=True):
@@ -143,23 +159,26 @@ class Bench:
     def rows(self) -> list[Row]:
         """All cases through lm-eval's backend first: the engine changes the model's modules."""
         options = self.options
-        cases = {f"{n_shot} shots × {n_docs}": self.documents(n_shot, n_docs) for n_shot, n_docs in options.cases}
-        prompts = [self.tokenizer.decode(self.random_tokens(self.rng.randint(300, 700)))
-                   for _ in range(options.generate)]  # fmt: skip
+        cases = {str(case): (case, self.documents(case)) for case in options.cases}
+        asked = options.generate
+        prompts = [
+            self.tokenizer.decode(self.random_tokens(self.rng.randint(300, 700)))
+            for _ in range(asked.n_docs if asked else 0)
+        ]
         theirs = {
-            (case, size): self._hf_scores(documents, size)
-            for case, documents in cases.items()
-            for size in options.hf_batch
+            (name, size): self._hf_scores(documents, size)
+            for name, (case, documents) in cases.items()
+            for size in case.hf_batch
         }
-        written = {size: self._hf_texts(prompts, size) for size in options.hf_batch if prompts}
-        exact = self._exact_scores(next(iter(cases.values()))) if options.reference else None
+        written = {size: self._hf_texts(prompts, size) for size in (asked.hf_batch if asked else ())}
+        exact = self._exact_scores(next(iter(cases.values()))[1]) if options.reference else None
 
         engine = EngineLM(self.model, self.tokenizer)
         engine._max_length = LONGEST
         found = []
-        for number, (case, documents) in enumerate(cases.items()):
-            hf = {size: theirs[case, size] for size in options.hf_batch}
-            found += self._scoring(engine, case, documents, hf, None if number else exact)
+        for number, (name, (case, documents)) in enumerate(cases.items()):
+            hf = {size: theirs[name, size] for size in case.hf_batch}
+            found += self._scoring(engine, name, documents, hf, None if number else exact)
         if prompts:
             found += self._generation(engine, prompts, written)
         return found
@@ -172,7 +191,7 @@ class Bench:
         hf: dict[int, tuple[list[tuple[float, bool]], float, float | None]],
         exact: np.ndarray | None,
     ) -> list[Row]:
-        self._engine_scores(engine, documents[:40])  # warms up
+        self._engine_scores(engine, documents)
         engine.forget()
         (ours, n_distinct), seconds, peak = self.timed(lambda: self._engine_scores(engine, documents))
         floor = 2 * self.n_parameters * n_distinct / self.flops
@@ -215,6 +234,40 @@ class Bench:
             rows.append(Row(case, f"lm-eval hf, batch {size}", n_new, hf_seconds, hf_peak, note=note))
         return rows
 
+    def several(self) -> list[Row]:
+        """All cases on one GPU and on several, each with a process of its own."""
+        options, found = self.options, []
+        batches = {str(case): plan(_units(self.documents(case)), self.budget.tokens) for case in options.cases}
+        with tempfile.TemporaryDirectory() as scratch:
+            base = locate_model(options.model) if options.model else self._saved(Path(scratch))
+            self.model = None
+            torch.cuda.empty_cache()
+            alone: dict[str, tuple[dict[str, Any], float]] = {}
+            for n in (1, options.gpus):
+                spec = RunSpec(model=base.path, dtype=options.dtype, quantization=options.quantization)
+                pool = ServerPool(spec, base, {}, [f"{self.device.type}:{number}" for number in range(n)])
+                for case, jobs in batches.items():
+                    # The first of them on every device: kernels are compiled.
+                    list(pool.compute(None, "loglikelihood", [jobs[0]] * 2 * n))
+                    start = time.perf_counter()
+                    answers: dict[str, Any] = {}
+                    for _, some in pool.compute(None, "loglikelihood", jobs):
+                        answers.update(some or {})
+                    seconds = time.perf_counter() - start
+                    one, ratio, note = alone.get(case), None, ""
+                    if one is not None:
+                        largest = max(abs(score - one[0][key][0]) for key, (score, _) in answers.items())
+                        ratio, note = one[1] / seconds, f"against one, largest |Δ| {largest:.2g}"
+                    alone[case] = answers, seconds
+                    found.append(Row(case, f"engine, {n} GPUs", _computed(jobs), seconds, ratio=ratio, note=note))
+                pool.close()
+        return found
+
+    def _saved(self, directory: Path) -> Located:
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+        return Located(str(directory), None, "random")
+
     def timed(self, work: Callable[[], Any]) -> tuple[Any, float, float | None]:
         """What work returns, its seconds, and its peak of the device's memory in GiB."""
         cuda = self.device.type == "cuda"
@@ -230,10 +283,7 @@ class Bench:
 
     def _engine_scores(self, engine: EngineLM, documents: Sequence[Document]) -> tuple[list[tuple[float, bool]], int]:
         """Scores and greedy flags in the order of documents and choices, and how many tokens were computed."""
-        units = [
-            Unit(tuple(f"{n}:{c}" for c in range(len(choices))), tuple(Part(context, choice) for choice in choices))
-            for n, (context, choices) in enumerate(documents)
-        ]
+        units = _units(documents)
         batches = plan(units, self.budget.tokens)
         answers: dict[str, tuple[float, bool]] = {}
         for _, found in engine.work("loglikelihood", batches):
@@ -260,9 +310,12 @@ class Bench:
 
     def _exact_scores(self, documents: Sequence[Document]) -> np.ndarray:
         """The same weights in float32, on the first documents."""
-        self.model.float()
+        # Parameters alone: what a model keeps in float32 beside them (rotary frequencies) must not be rounded.
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.float()
         answers, _, _ = self._hf_scores(documents[:16], 1)
-        self.model.to(self.dtype)
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.to(self.dtype)
         return np.asarray([score for score, _ in answers])
 
     def _hf_texts(self, prompts: Sequence[str], batch_size: int) -> tuple[list[str], float, float | None]:
@@ -273,6 +326,13 @@ class Bench:
     def _instances(self, prompts: Sequence[str]) -> list[Instance]:
         settings = {"until": [], "max_gen_toks": self.options.new_tokens}
         return [Instance("generate_until", {}, (text, dict(settings)), number) for number, text in enumerate(prompts)]
+
+
+def _units(documents: Sequence[Document]) -> list[Unit]:
+    return [
+        Unit(tuple(f"{n}:{c}" for c in range(len(choices))), tuple(Part(context, choice) for choice in choices))
+        for n, (context, choices) in enumerate(documents)
+    ]
 
 
 def _computed(batches: Sequence[Batch]) -> int:
@@ -350,32 +410,43 @@ def _word_tokenizer(vocab_size: int) -> Any:
     )
 
 
-def _case(text: str) -> tuple[int, int]:
-    shots, cross, documents = text.partition("x")
+def _case(text: str) -> Case:
+    head, at, sizes = text.partition("@")
+    shots, cross, documents = head.partition("x")
     if not (cross and shots.isdigit() and documents.isdigit() and int(documents)):
-        raise argparse.ArgumentTypeError(f"{text!r} isn't SHOTSxDOCUMENTS. Try: 5x100")
-    return int(shots), int(documents)
+        raise argparse.ArgumentTypeError(f"{text!r} isn't SHOTSxDOCUMENTS@BATCH,BATCH. Try: 5x100@8,16")
+    return Case(int(shots), int(documents), _sizes(sizes) if at else (8,))
+
+
+def _prompts(text: str) -> Case:
+    head, at, sizes = text.partition("@")
+    if not (head.isdigit() and int(head)):
+        raise argparse.ArgumentTypeError(f"{text!r} isn't PROMPTS@BATCH,BATCH. Try: 128@64,128")
+    return Case(0, int(head), _sizes(sizes) if at else (8,))
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split(",") if size)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m harness.engine.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("cases", nargs="*", type=_case, metavar="SHOTSxDOCUMENTS", help="5x100: 5 shots, 100 documents")
+    parser.add_argument("cases", nargs="*", type=_case, metavar="SHOTSxDOCUMENTS@BATCHES", help="such as 5x100@8,16")
     parser.add_argument("--model", help="directory, packaged model or hub id; without it random weights of --shape")
     parser.add_argument("--shape", choices=sorted(SHAPES), default="tiny")
     parser.add_argument("--quantization", choices=QUANTIZATIONS, default="none")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--task", help="documents of this task instead of random ones")
-    parser.add_argument("--generate", type=int, default=0, metavar="N", help="time answers to N prompts too")
+    parser.add_argument("--generate", type=_prompts, metavar="PROMPTS@BATCHES", help="time answers too: 128@64,128")
     parser.add_argument("--new-tokens", type=int, default=128, help="of each answer")
     parser.add_argument("--budget", type=int, help="distinct tokens a batch, instead of the measured")
-    parser.add_argument("--hf-batch", default="8", help="batch sizes of lm-eval's backend, by comma; empty: not timed")
+    parser.add_argument("--gpus", type=int, default=1, help="the engine on one and on so many, nothing else")
     parser.add_argument("--reference", action="store_true", help="hold both to the same weights in float32")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     options = parser.parse_args(arguments)
-    options.hf_batch = [int(size) for size in options.hf_batch.split(",") if size]
-    options.cases = options.cases or ([] if options.generate else [(0, 40)])
+    options.cases = options.cases or ([] if options.generate else [Case(0, 40)])
     return options
 
 
@@ -388,13 +459,13 @@ def main(arguments: Sequence[str]) -> int:
     except UzBenchError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    rows = bench.rows()
+    rows = bench.several() if options.gpus > 1 else bench.rows()
     title = f"{options.model or options.shape}, {str(bench.dtype).removeprefix('torch.')}, {options.quantization}"
     if options.json:
         print(json.dumps({"of": title, "flops": bench.flops, "rows": [asdict(row) for row in rows]}))
         return 0
     print(f"{title}; matrix product {bench.flops / 1e12:.2f} TFLOP/s; batches of {bench.budget.tokens:,} tokens\n")
-    print("| | | tokens | seconds | peak GiB | of the floor | faster than hf | |")
+    print(f"| | | tokens | seconds | peak GiB | of the floor | faster than {'one' if options.gpus > 1 else 'hf'} | |")
     print("| --- | --- | --: | --: | --: | --: | --: | --- |")
     for row in rows:
         cells = (

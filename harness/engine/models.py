@@ -28,6 +28,9 @@ AT_ONCE = 32
 CONCURRENT = 16
 """Requests that a server is sent before it has answered the first."""
 
+NO_ANSWER = "\0no answer\0"
+"""What lm-eval is told to put in the place of an answer that never came: its own choice, "", may be an answer."""
+
 LM_EVAL_NAMES = {"vllm": "vllm", "sglang": "sglang", "gguf": "gguf", "api": "local-completions"}
 """Our names of backends to lm-eval's."""
 
@@ -183,21 +186,21 @@ class LmEvalModel:
 
     def compute(self, adapter: str | None, kind: str, jobs: Sequence[Job]) -> Computed:
         from aiohttp import ClientError
-        from lm_eval.models.utils import LMEVAL_MODEL_NONE_ANSWER_PLACEHOLDER as NO_ANSWER
         from requests import RequestException
 
         lm = self._loaded()
+        # lm-eval's class for llama.cpp gives up with an error that has no name.
+        faults = (RuntimeError,) if self._spec.backend == "gguf" else ()
         for job in jobs:
             try:
                 answers = getattr(lm, kind)(list(job.instances), disable_tqdm=True)  # type: ignore[attr-defined]
-            except (RequestException, ClientError, TimeoutError, ConnectionError) as error:
+            except NotImplementedError as error:
+                raise UsageError(f"--backend {self._spec.backend} can't score texts: {str(error)[:200]}") from error
+            except (RequestException, ClientError, TimeoutError, ConnectionError, *faults) as error:
                 raise NetworkError(
                     f"The server at {self._spec.base_url} failed ({type(error).__name__}: {str(error)[:200]}). "
                     "What was answered is kept; the same command goes on from there."
                 ) from error
-            except NotImplementedError as error:
-                raise UsageError(f"--backend {self._spec.backend} can't score texts: {str(error)[:200]}") from error
-            # lm-eval puts a text in the place of an answer that never came.
             yield job, {key: None if one == NO_ANSWER else one for key, one in zip(job.keys, answers, strict=True)}
 
     def close(self) -> None:
@@ -206,6 +209,9 @@ class LmEvalModel:
     def _loaded(self) -> Any:
         if self._lm is None:
             from lm_eval.api.registry import get_model
+            from lm_eval.models import api_models
+
+            api_models.LMEVAL_MODEL_NONE_ANSWER_PLACEHOLDER = NO_ANSWER
 
             start = time.perf_counter()
             name, arguments = LM_EVAL_NAMES[self._spec.backend], self._arguments()

@@ -58,10 +58,10 @@ class ServerPool:
                 held[number].append(waiting[0])
             else:
                 fed.discard(number)
-            self._workers[number][1].send(waiting.popleft() if waiting else None)
+            self._send(number, waiting.popleft() if waiting else None)
 
-        for _, connection in self._workers:
-            connection.send((adapter, kind))
+        for number in range(len(self._workers)):
+            self._send(number, (adapter, kind))
         for _ in range(AHEAD):
             for number in range(len(self._workers)):
                 give(number)
@@ -85,19 +85,28 @@ class ServerPool:
         by_connection = {self._workers[number][1]: number for number in numbers}
         return [by_connection[each] for each in wait(list(by_connection))]  # type: ignore[index]
 
-    def _receive(self, number: int) -> Any:
-        process, connection = self._workers[number]
+    def _send(self, number: int, message: object) -> None:
         try:
-            found = connection.recv()
-        except EOFError:
-            process.join(5)
-            raise EnvironmentFault(
-                f"The process of device {number} ended (exit code {process.exitcode}), killed for want of memory "
-                "perhaps. What was answered is kept: type the same command again, with fewer --gpus if it fails again."
-            ) from None
+            self._workers[number][1].send(message)
+        except OSError:
+            raise self._ended(number) from None
+
+    def _receive(self, number: int) -> Any:
+        try:
+            found = self._workers[number][1].recv()
+        except (EOFError, OSError):
+            raise self._ended(number) from None
         if isinstance(found, _Failure):
             found.raise_here()
         return found
+
+    def _ended(self, number: int) -> EnvironmentFault:
+        process, _ = self._workers[number]
+        process.join(5)
+        return EnvironmentFault(
+            f"The process of device {number} ended (exit code {process.exitcode}), killed for want of memory perhaps. "
+            "What was answered is kept: type the same command again, with fewer --gpus if it fails again."
+        )
 
 
 class _Failure:
