@@ -193,11 +193,13 @@ def run(
     from harness.evaluate import adapter_defaults
     from harness.evaluate import run as ask
     from harness.records import RunSpec
+    from reports.format import for_terminal
+    from reports.tables import run_tables
 
     if chat_template and prompt_format not in (None, "chat"):
         raise UsageError(f"--chat-template and --prompt-format {prompt_format} contradict each other.")
     adapters = adapter or []
-    defaults = adapter_defaults(adapters)
+    defaults = adapter_defaults(adapters if backend in ("engine", "hf") else ())
     spec = RunSpec(
         model=model,
         revision=revision,
@@ -230,6 +232,8 @@ def run(
             }
         )
     else:
+        for each in found:
+            print(for_terminal(run_tables(each)), file=sys.stderr)
         _print_paths([each.path for each in found])
 
 
@@ -362,6 +366,28 @@ def train(
         _print_json({"adapter": str(result.adapter), "manifest": result.manifest.to_dict()})
     else:
         _print_paths([result.adapter])
+
+
+@app.command()
+def mirror(
+    out: Annotated[Path, typer.Option(help="Directory of the mirror; what is there and whole isn't fetched again.")],
+    tasks: Annotated[str, typer.Option(help="Hub tasks and groups, by comma.")] = "uz_hub",
+    json: Json = False,
+) -> None:
+    """Copy hub data sets, with checksums, for machines that have no network.
+
+    \b
+      uzbench mirror --out mirror
+      uzbench mirror --out mirror --tasks uz_sib200,uz_belebele
+      uzbench run --model gemma-3-270m --tasks uz_hub --mirror mirror
+    """
+    from harness.mirror import fill
+
+    paths = fill(out, _by_comma(tasks))
+    if json:
+        _print_json({"files": [str(path) for path in paths]})
+    else:
+        _print_paths(paths)
 
 
 def _by_comma(text: str) -> tuple[str, ...]:

@@ -13,8 +13,10 @@ from os import PathLike
 import numpy as np
 
 from harness import stats
+from harness.corpus import Classified
 from harness.errors import UnpairedError, UsageError
-from harness.records import Comparison, OrthographyGap, Overall, Row, Score, Side, TaskRecord
+from harness.metrics import by_metric, by_task, first_prompts, item_means, prompt_families, prompt_spread
+from harness.records import Comparison, Overall, PromptRow, Row, Sample, Score, Side, TaskRecord
 from harness.runs import RunDirectory, open_run
 
 MARGIN = 0.03
@@ -40,18 +42,22 @@ def compare(base: RunLike, cand: RunLike, *, margin: float = MARGIN) -> Comparis
     base = base if isinstance(base, RunDirectory) else open_run(base)
     cand = cand if isinstance(cand, RunDirectory) else open_run(cand)
     asked_differently = _check_pairing(base, cand)
-    scores = _by_metric(base.scores), _by_metric(cand.scores)
+    scores = by_metric(base.scores), by_metric(cand.scores)
+    firsts = first_prompts(base.run.tasks)
+    asked = by_task(base.samples), by_task(cand.samples)
     compared, unscored = [], []
     for task in base.run.tasks:
         of_task = scores[0].get(task.key, {})
-        # A task read by several filters has one primary row: that of the first.
-        first = next((key for key in of_task if key[0] == task.primary), None)
+        # A task read by several filters has one primary row, that of the first; so has one asked in several prompts.
+        first = next((key for key in of_task if key[0] == task.primary), None) if task in firsts else None
         for metric, name in of_task:
             pairs = _pairs(task, of_task[metric, name], scores[1][task.key].get((metric, name), []))
             if pairs.base.size:
                 compared.append(_compared(task, metric, name, pairs, margin, primary=(metric, name) == first))
-            elif metric == task.primary:
+            elif (metric, name) == first:
                 unscored.append(f"{_names([task.key])}: no document was scored in both runs; it is in no average.")
+        for metric in task.corpus_metrics:
+            compared.append(_corpus_compared(task, metric, asked[0][task.key], asked[1][task.key], margin))
     if not compared:
         raise UnpairedError(f"{base.path} and {cand.path} have no document that both scored.")
     adjusted, overall = _adjusted(compared, margin)
@@ -61,7 +67,8 @@ def compare(base: RunLike, cand: RunLike, *, margin: float = MARGIN) -> Comparis
         margin=margin,
         rows=tuple(adjusted),
         overall={each.orthography: each for each in overall},
-        orthography_gaps=(*orthography_gaps(base, "base"), *orthography_gaps(cand, "cand")),
+        prompt_rows=tuple(_prompt_rows(base, cand, margin)),
+        orthography_gaps={"base": tuple(base.orthography_gaps), "cand": tuple(cand.orthography_gaps)},
         asked_differently=asked_differently,
         limited=base.run.limited or cand.run.limited,
         notes=(*_notes(base, cand), *unscored),
@@ -134,13 +141,6 @@ def _names(keys: Iterable[TaskKey]) -> str:
     return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 
 
-def _by_metric(scores: Iterable[Score]) -> dict[TaskKey, dict[tuple[str, str], list[Score]]]:
-    found: dict[TaskKey, dict[tuple[str, str], list[Score]]] = defaultdict(lambda: defaultdict(list))
-    for score in scores:
-        found[score.task_key][score.metric, score.filter].append(score)
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class _Pairs:
     base: stats.Floats
@@ -196,6 +196,45 @@ def _compared(
         chance=task.chance if primary else None,
         higher_is_better=higher,
         verdict=stats.verdict(found.p, found.ci95, found.delta, margin, higher),
+        baselines=task.baselines if primary else {},
+    )
+    return _Compared(row, found.stderr)
+
+
+def _corpus_compared(
+    task: TaskRecord, metric: str, base: Sequence[Sample], cand: Sequence[Sample], margin: float
+) -> _Compared:
+    """A metric of all documents together, by paired bootstrap: each draw of documents is the same on both sides."""
+    theirs = {(sample.doc_hash, sample.occurrence): sample for sample in cand}
+    one, two = Classified.of(base), Classified.of([theirs[each.doc_hash, each.occurrence] for each in base])
+    before, after = one.macro_f1(), two.macro_f1()
+    found = stats.bootstrap(lambda weights: after(weights) - before(weights), [sample.group for sample in base])
+    everything = np.ones((1, len(base)))
+    same = bool((one.said == two.said).all())
+    right = one.said == one.right, two.said == two.right
+    interval = found.ci95 or (-1.0, 1.0)
+    row = Row(
+        task=task.task,
+        orthography=task.orthography,
+        prompt_id=task.prompt_id,
+        metric=metric,
+        primary=False,
+        base=float(before(everything)[0]),
+        cand=float(after(everything)[0]),
+        delta=found.value,
+        ci95=interval,
+        p=found.p,
+        p_adjusted=None,
+        n_pairs=len(base),
+        n_unscored=0,
+        n_clusters=found.n_clusters,
+        mde=None if same or found.stderr is None else stats.POWER_TWO_SIDED * found.stderr,
+        gained=int((right[1] & ~right[0]).sum()),
+        lost=int((right[0] & ~right[1]).sum()),
+        test="none" if same else "bootstrap",
+        chance=None,
+        higher_is_better=True,
+        verdict=stats.verdict(found.p, interval, found.value, margin),
     )
     return _Compared(row, found.stderr)
 
@@ -232,41 +271,36 @@ def _adjusted(compared: Sequence[_Compared], margin: float) -> tuple[list[Row], 
     return rows, overall
 
 
-def orthography_gaps(run: RunDirectory, side: str) -> list[OrthographyGap]:
-    """What a model loses in another alphabet: primary metrics, paired by item with the Latin of 1995."""
-    by_metric = _by_metric(run.scores)
-    gaps = []
-    for task in run.run.tasks:
-        latin_key = task.task, "latin", task.prompt_id
-        if task.orthography == "latin" or latin_key not in by_metric:
+def _prompt_rows(base: RunDirectory, cand: RunDirectory, margin: float) -> list[PromptRow]:
+    """Tasks asked in several prompts, paired by document: each document is the mean of its prompts."""
+    scores = by_metric(base.scores), by_metric(cand.scores)
+    rows = []
+    for family in prompt_families(base.run.tasks):
+        one, two = (item_means(family, each) for each in scores)
+        # The same documents on both sides, in one order.
+        both = [item for item in one if item in two]
+        one, two = ({item: each[item] for item in both} for each in (one, two))
+        spreads = prompt_spread(family, one), prompt_spread(family, two)
+        if spreads[0] is None or spreads[1] is None:
             continue
-        latin = {score.item_id: score for score in by_metric[latin_key].get((task.primary, "none"), [])}
-        one, two, groups = [], [], []
-        for score in by_metric[task.key].get((task.primary, "none"), []):
-            other = latin.get(score.item_id) if score.item_id else None
-            if other is not None and score.value is not None and other.value is not None:
-                one.append(other.value)
-                two.append(score.value)
-                groups.append(score.group)
-        if not one:
-            continue
-        values = np.asarray(one, dtype=np.float64), np.asarray(two, dtype=np.float64)
-        found = stats.paired(*values, groups)
-        gaps.append(
-            OrthographyGap(
-                side=side,
-                task=task.task,
-                metric=task.primary,
-                orthography=task.orthography,
-                latin=float(values[0].mean()),
-                other=float(values[1].mean()),
+        means = [np.asarray([values for values, _ in each.values()]).mean(axis=1) for each in (one, two)]
+        found = stats.paired(means[0], means[1], [group for _, group in one.values()])
+        deltas = [after - before for before, after in zip(spreads[0].values, spreads[1].values, strict=True)]
+        higher = spreads[0].higher_is_better
+        rows.append(
+            PromptRow(
+                base=spreads[0],
+                cand=spreads[1],
                 delta=found.delta,
                 ci95=found.ci95,
                 p=found.p,
-                n_pairs=len(groups),
+                low=min(deltas),
+                high=max(deltas),
+                n_pairs=len(both),
+                verdict=stats.verdict(found.p, found.ci95, found.delta, margin, higher),
             )
         )
-    return gaps
+    return rows
 
 
 def _notes(base: RunDirectory, cand: RunDirectory) -> list[str]:

@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING, Any
 from harness import provenance
 from harness.errors import NetworkError, UnknownNameError, UsageError
 from harness.files import write_json
-from harness.metrics import summarize
 from harness.records import Run, RunSpec, Sample, Score, TaskRecord, digest
 from harness.runs import PLAN, RUN, RunDirectory, slug, write_run
-from harness.scoring import numeric_metrics, read_samples, task_record
+from harness.scoring import read_samples, task_record
 from harness.store import STORE, Store
 from tasks_uz import catalog
 from tasks_uz.data import ROOT, HubUnreachableError, MirrorError
 from tasks_uz.prompts import STOP, TARGET_DELIMITER
-from tasks_uz.text import ORTHOGRAPHIES, TASK_SUFFIX
+from tasks_uz.text import ORTHOGRAPHIES
 
 if TYPE_CHECKING:
     from harness.engine.identity import Located
@@ -117,14 +116,16 @@ def select(spec: RunSpec) -> tuple[list[str], str | None]:
             if known[member].base != member:
                 names.append(member)
                 continue
-            variants = [f"{member}{TASK_SUFFIX[each]}" for each in wanted]
-            present = [variant for variant in variants if variant in known]
+            variants = [known[name] for name in sorted(known) if known[name].base == member]
+            present = [each for each in variants if each.orthography in wanted]
             if not present:
                 raise UsageError(
                     f"Task {member} isn't asked in {', '.join(wanted)}. It is asked in: "
-                    + ", ".join(sorted({info.orthography for info in known.values() if info.base == member}))
+                    + ", ".join(sorted({info.orthography for info in variants}))
                 )
-            names += present
+            # In the order of the alphabets; the prompts of a task behind its own.
+            chosen = [each for each in present if spec.prompts == "all" or each.prompt == "p1"]
+            names += [each.name for each in sorted(chosen, key=lambda each: wanted.index(each.orthography))]
     return list(dict.fromkeys(names)), subset
 
 
@@ -244,7 +245,7 @@ def _ask(
         requests=counts,
         timings={"load_s": round(load_seconds, 3), "ask_s": round(elapsed - load_seconds, 3)},
     )
-    return write_run(directory, done, samples, scores, summarize(scores, records))
+    return write_run(directory, done, samples, scores)
 
 
 def load_tasks(names: Sequence[str], spec: RunSpec, mirror: Path | None = None) -> dict[str, Any]:
@@ -331,8 +332,9 @@ def _records(tasks: dict[str, Any], results: dict[str, Any]) -> tuple[list[TaskR
             n_shot=int(results["n-shot"].get(name) or 0),
             n=len({row["doc_id"] for row in logged}),
             n_all=results["n-samples"][name]["original"],
-            metrics={metric: higher[metric] for metric in numeric_metrics(logged, higher)},
+            metrics=higher,
             output_type=task.OUTPUT_TYPE,
+            logged=logged,
         )
         some_samples, some_scores = read_samples(record, logged)
         records.append(record)

@@ -19,10 +19,9 @@ from typing import Any
 
 from harness import provenance
 from harness.errors import DataError, RecordError, UsageError
-from harness.metrics import summarize
 from harness.records import Run, RunSpec, Sample, Score, TaskRecord, digest
 from harness.runs import RunDirectory, slug, write_run
-from harness.scoring import UNSCORED, numeric_metrics, read_samples, task_record
+from harness.scoring import read_samples, task_record
 
 _STAMP = re.compile(r"results_(.+)\.json$")
 
@@ -86,17 +85,15 @@ def _task_record(task: str, results: dict[str, Any], logged: list[dict[str, Any]
         key.split(",", 1)[0] for key in results["results"][task] if "," in key and "_stderr," not in key
     )
     higher = (results.get("higher_is_better") or {}).get(task) or {}
-    metrics = {
-        metric: bool(higher.get(metric, True)) for metric in numeric_metrics(logged, reported) if metric != UNSCORED
-    }
     return task_record(
         task,
         version=str(results["versions"].get(task)),
         n_shot=int((results.get("n-shot") or {}).get(task) or config.get("num_fewshot") or 0),
         n=len({row["doc_id"] for row in logged if "doc_id" in row}) or len(logged),
         n_all=int(counts.get("original") or len(logged)),
-        metrics=metrics,
+        metrics={metric: bool(higher.get(metric, True)) for metric in reported},
         output_type=str(config.get("output_type") or "generate_until"),
+        logged=logged,
     )
 
 
@@ -140,7 +137,7 @@ def _write(
         timings={"ask_s": float(seconds)} if seconds else {},
         notes=(f"Imported from {path.name}.",),
     )
-    return write_run(out / run.run_id, run, samples, scores, summarize(scores, records))
+    return write_run(out / run.run_id, run, samples, scores)
 
 
 def _created(date: Any) -> str:

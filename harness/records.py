@@ -34,6 +34,7 @@ QUANTIZATIONS = ("none", "int8", "nf4")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 BACKENDS = ("engine", "hf", "vllm", "sglang", "api", "gguf")
 VERDICTS = ("better", "worse", "same", "unclear")
+MACRO = "macro average"
 
 
 def digest(value: Any) -> str:
@@ -177,7 +178,9 @@ class TaskRecord(Record):
     """What a run knows of one task that it asked, in one orthography and prompt.
 
     task: base name. lm_eval_task: lm-eval's name. n: documents asked; n_all: documents the task has.
-    metrics: name to whether higher is better. chance: the score of guessing in [0,1], or None.
+    metrics: name to whether higher is better. chance: the score of guessing in [0,1], or None. baselines: what the
+    primary metric gives to answers that need no reading, by name, on the documents asked. corpus_metrics: those that
+    have a value for all documents together and none for one (macro_f1).
     """
 
     task: str
@@ -192,6 +195,8 @@ class TaskRecord(Record):
     metrics: dict[str, bool]
     output_type: str
     chance: float | None = None
+    baselines: dict[str, float] = field(default_factory=dict)
+    corpus_metrics: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -303,6 +308,7 @@ class Metric(Record):
 
     value, stderr, ci95: in the metric's unit, [0,1]; None where nothing was scored, stderr None below 2
     documents. n: documents scored; n_unscored: documents not. n_clusters: passages, or n where independent.
+    baselines: as in TaskRecord, on primary metrics alone.
     """
 
     task: str
@@ -320,6 +326,33 @@ class Metric(Record):
     chance: float | None
     higher_is_better: bool
     filter: str = "none"
+    baselines: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSpread(Record):
+    """One model on one task under several prompts of one form, in the primary metric.
+
+    form: "" for the task's own, else "cloze", "letters" or "named". prompts: ids, in order; values: of each.
+    mean, ci95: over documents, each the mean of its prompts; sd: of the values, sample standard deviation.
+    """
+
+    task: str
+    orthography: str
+    form: str
+    metric: str
+    prompts: tuple[str, ...]
+    values: tuple[float, ...]
+    mean: float
+    ci95: tuple[float, float] | None
+    sd: float
+    higher_is_better: bool
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The prompt under which the model does worst, and its value there."""
+        pick = min if self.higher_is_better else max
+        return pick(zip(self.prompts, self.values, strict=True), key=lambda each: each[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +362,8 @@ class Row(Record):
     delta: cand - base. ci95: of delta. p: two-sided; p_adjusted: Holm over the primary metrics of an
     orthography, None on other rows. n_pairs: documents scored in both runs; n_unscored: documents not.
     mde: the smallest difference that a test of this size finds 80 % of the time. gained, lost: documents whose
-    score rose, fell. test: "mcnemar", "sign-flip" or "none" where nothing differs.
+    score rose, fell (of macro_f1: became right, wrong). test: "mcnemar", "sign-flip", "bootstrap", or "none" where
+    nothing differs. primary: of the task's first prompt; under further prompts rows stay descriptive.
     """
 
     task: str
@@ -354,6 +388,7 @@ class Row(Record):
     higher_is_better: bool
     verdict: str
     filter: str = "none"
+    baselines: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -406,10 +441,9 @@ class Side(Record):
 class OrthographyGap(Record):
     """How much worse one model does in another alphabet, paired by item: other - Latin.
 
-    side: "base" or "cand".
+    task: MACRO for the mean over tasks, which each count the same; n_pairs is then the number of tasks.
     """
 
-    side: str
     task: str
     metric: str
     orthography: str
@@ -422,11 +456,29 @@ class OrthographyGap(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class PromptRow(Record):
+    """Base against candidate over several prompts of one form: paired by document, each the mean of its prompts.
+
+    low, high: the smallest and largest difference (cand - base) under one prompt.
+    """
+
+    base: PromptSpread
+    cand: PromptSpread
+    delta: float
+    ci95: tuple[float, float]
+    p: float
+    low: float
+    high: float
+    n_pairs: int
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison(Record):
     """A candidate against its base.
 
     margin: differences inside ± margin count as the same. overall: by orthography.
-    asked_differently: the prompt formats differ.
+    orthography_gaps: of each side, "base" and "cand". asked_differently: the prompt formats differ.
     """
 
     base: Side
@@ -434,7 +486,8 @@ class Comparison(Record):
     margin: float
     rows: tuple[Row, ...]
     overall: dict[str, Overall]
-    orthography_gaps: tuple[OrthographyGap, ...] = ()
+    prompt_rows: tuple[PromptRow, ...] = ()
+    orthography_gaps: dict[str, tuple[OrthographyGap, ...]] = field(default_factory=dict)
     asked_differently: bool = False
     limited: bool = False
     notes: tuple[str, ...] = ()

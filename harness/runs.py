@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from harness.errors import RecordError, UzBenchError
 from harness.files import read_json, read_jsonl, write_json, write_jsonl
-from harness.records import Metric, Run, Sample, Score
+from harness.metrics import orthography_gaps, prompt_spreads, summarize
+from harness.records import Metric, OrthographyGap, PromptSpread, Record, Run, Sample, Score
 
 RUN, SAMPLES, SCORES, RESULT, PLAN = "run.json", "samples.jsonl", "scores.jsonl", "result.json", "plan.json"
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,18 @@ class RunDirectory:
 
     @cached_property
     def metrics(self) -> list[Metric]:
-        return [Metric.from_dict(row) for row in read_json(self.path / RESULT)["metrics"]]
+        return self._result(Metric, "metrics")
+
+    @cached_property
+    def prompt_spreads(self) -> list[PromptSpread]:
+        return self._result(PromptSpread, "prompt_spreads")
+
+    @cached_property
+    def orthography_gaps(self) -> list[OrthographyGap]:
+        return self._result(OrthographyGap, "orthography_gaps")
+
+    def _result(self, cls: type[AnyRecord], name: str) -> list[AnyRecord]:
+        return [cls.from_dict(row) for row in read_json(self.path / RESULT).get(name, ())]
 
 
 def open_run(path: str | os.PathLike[str], *, complete: bool = True) -> RunDirectory:
@@ -70,13 +85,16 @@ def find_runs(directory: Path) -> list[RunDirectory]:
     return sorted(found, key=lambda each: each.run.created, reverse=True)
 
 
-def write_run(
-    path: Path, run: Run, samples: Iterable[Sample], scores: Iterable[Score], metrics: Iterable[Metric]
-) -> RunDirectory:
-    """Writes a whole run; run.json comes last, so that a complete one has all its files."""
+def write_run(path: Path, run: Run, samples: Sequence[Sample], scores: Sequence[Score]) -> RunDirectory:
+    """Writes a whole run and what follows from it; run.json comes last, so that a complete one has all its files."""
     write_jsonl(path / SAMPLES, (sample.to_dict() for sample in samples))
     write_jsonl(path / SCORES, (score.to_dict() for score in scores))
-    write_json(path / RESULT, {"metrics": [metric.to_dict() for metric in metrics]})
+    result: dict[str, Sequence[Record]] = {
+        "metrics": summarize(scores, run.tasks, samples),
+        "prompt_spreads": prompt_spreads(scores, run.tasks),
+        "orthography_gaps": orthography_gaps(scores, run.tasks),
+    }
+    write_json(path / RESULT, {name: [each.to_dict() for each in found] for name, found in result.items()})
     write_json(path / RUN, run.to_dict())
     return RunDirectory(path, run)
 

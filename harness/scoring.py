@@ -17,11 +17,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from harness.corpus import CORPUS_METRICS
 from harness.records import Sample, Score, TaskRecord
-from tasks_uz import catalog
+from tasks_uz import baselines, catalog
 
 UNSCORED = "unscored"
 NO_ANSWER = "no answer"
+CHOICES = "multiple_choice"
 
 Logged = Mapping[str, Any]
 
@@ -35,12 +37,15 @@ def task_record(
     n_all: int,
     metrics: dict[str, bool],
     output_type: str,
+    logged: Sequence[Logged],
 ) -> TaskRecord:
     """What a run says of a task: a variant of ours carries its base's name, any other its own.
 
-    name: lm-eval's. metrics: name to whether higher is better.
+    name: lm-eval's. metrics: all that the task reports, with whether higher is better. logged: its documents.
     """
     info = catalog.tasks().get(name)
+    corpus = tuple(metric for metric in CORPUS_METRICS if metric in metrics and info and output_type == CHOICES)
+    metrics = {metric: metrics[metric] for metric in _numeric(logged, metrics)}
     first = "acc" if "acc" in metrics else next(iter(metrics), "")
     return TaskRecord(
         task=info.base if info else name,
@@ -55,7 +60,18 @@ def task_record(
         metrics=metrics,
         output_type=output_type,
         chance=info.chance if info else None,
+        baselines=_baselines(info, logged) if info else {},
+        corpus_metrics=corpus,
     )
+
+
+def _baselines(info: catalog.TaskInfo, logged: Sequence[Logged]) -> dict[str, float]:
+    """What needs no reading, on the documents that were asked; none where a log has documents of another form."""
+    documents = {row.get("doc_id"): row.get("doc") for row in logged}
+    try:
+        return baselines.of_documents(info, [doc for doc in documents.values() if isinstance(doc, Mapping)])
+    except (KeyError, IndexError, TypeError):
+        return {}
 
 
 def read_samples(task: TaskRecord, logged: Iterable[Logged]) -> tuple[list[Sample], list[Score]]:
@@ -88,7 +104,7 @@ def _sample(task: TaskRecord, row: Logged, occurrence: int) -> Sample:
     choices: tuple[str, ...] = ()
     logprobs: tuple[float, ...] = ()
     response: str | None
-    if task.output_type == "multiple_choice":
+    if task.output_type == CHOICES:
         choices = tuple(str(argument[1]).strip() for argument in arguments)
         logprobs = tuple(float(answer[0]) for answer in answers)
         best = max(range(len(logprobs)), key=logprobs.__getitem__) if logprobs else None
@@ -147,7 +163,7 @@ def _value(row: Logged, metric: str) -> tuple[float | None, str | None]:
     return float(value), None
 
 
-def numeric_metrics(logged: Sequence[Logged], known: Iterable[str]) -> list[str]:
+def _numeric(logged: Sequence[Logged], known: Iterable[str]) -> list[str]:
     """Of a task's metrics, those that have a number for some document; `unscored` is a flag, not a metric."""
     return [
         metric

@@ -13,10 +13,10 @@ from harness.files import write_text
 from harness.records import Comparison, Row, Sample, Score
 from harness.runs import RunDirectory
 from reports.format import NONE, duration, escape, interval, percent, points, probability, table
+from reports.tables import baseline, gap_cells, gap_header, orthography
 
 SHOWN_ITEMS = 10
 PROMPT_LENGTH, ANSWER_LENGTH = 600, 400
-ORTHOGRAPHY_NAMES = {"latin": "Latin", "cyrillic": "Cyrillic", "latin2026": "Latin 2026"}
 
 
 def write_report(comparison: Comparison, base: RunDirectory, cand: RunDirectory, path: Path) -> Path:
@@ -31,6 +31,7 @@ def render(comparison: Comparison, base: RunDirectory, cand: RunDirectory) -> st
         "## Primary metrics\n\n" + headline_table(comparison),
         _overall(comparison),
         _others(comparison),
+        _prompts(comparison),
         _gaps(comparison),
         _items(comparison, base, cand),
         _provenance(base, cand),
@@ -39,12 +40,11 @@ def render(comparison: Comparison, base: RunDirectory, cand: RunDirectory) -> st
 
 
 def headline_table(comparison: Comparison) -> str:
-    """One line a task and orthography, primary metrics only."""
+    """One line a task and orthography, primary metrics only.
+
+    baseline: the best of what needs no reading.
+    """
     return _rows_table([row for row in comparison.rows if row.primary])
-
-
-def orthography(name: str) -> str:
-    return ORTHOGRAPHY_NAMES.get(name) or escape(name)
 
 
 def _rows_table(rows: Sequence[Row]) -> str:
@@ -53,6 +53,7 @@ def _rows_table(rows: Sequence[Row]) -> str:
         "task",
         "alphabet",
         "metric",
+        "baseline",
         "base",
         "tuned",
         "Δ points",
@@ -73,6 +74,7 @@ def _rows_table(rows: Sequence[Row]) -> str:
                 name,
                 orthography(row.orthography),
                 escape(metric),
+                baseline(row.baselines),
                 percent(row.base),
                 percent(row.cand),
                 points(row.delta),
@@ -85,7 +87,7 @@ def _rows_table(rows: Sequence[Row]) -> str:
                 f"**{row.verdict}**" if row.verdict in ("better", "worse") else row.verdict,
             ]
         )
-    return table(header, lines, "lllrrrrrrrrrl")
+    return table(header, lines, "llllrrrrrrrrrl")
 
 
 def _head(comparison: Comparison) -> str:
@@ -136,28 +138,46 @@ def _others(comparison: Comparison) -> str:
     return "## Other metrics\n\nDescriptive: their p-values are not adjusted.\n\n" + _rows_table(others)
 
 
-def _gaps(comparison: Comparison) -> str:
-    if not comparison.orthography_gaps:
+def _prompts(comparison: Comparison) -> str:
+    if not comparison.prompt_rows:
         return ""
+    lines = []
+    for row in comparison.prompt_rows:
+        base, cand = row.base, row.cand
+        lines.append(
+            [
+                escape(base.task) + (f" {escape(base.form)}" if base.form else ""),
+                orthography(base.orthography),
+                escape(base.metric),
+                str(len(base.prompts)),
+                f"{percent(base.mean)} ± {points(base.sd).lstrip('+')}",
+                f"{percent(base.worst[1])} {escape(base.worst[0])}",
+                f"{percent(cand.mean)} ± {points(cand.sd).lstrip('+')}",
+                f"{percent(cand.worst[1])} {escape(cand.worst[0])}",
+                points(row.delta),
+                interval(row.ci95),
+                probability(row.p),
+                f"{points(row.low)} … {points(row.high)}",
+                row.verdict,
+            ]
+        )
+    header = ["task", "alphabet", "metric", "prompts", "base mean ± sd", "worst", "tuned mean ± sd", "worst"]
+    header += ["Δ points", "95 %", "p", "Δ by prompt", "verdict"]
+    return (
+        "## Prompts\n\nThe same items under several prompts; each item counts as the mean of its prompts. The p-values "
+        "are not adjusted.\n\n" + table(header, lines, "lllrrrrrrrrrl")
+    )
+
+
+def _gaps(comparison: Comparison) -> str:
     names = {"base": comparison.base.model_name, "cand": comparison.cand.model_name}
     lines = [
-        [
-            escape(names[gap.side]),
-            escape(gap.task),
-            escape(gap.metric),
-            orthography(gap.orthography),
-            percent(gap.latin),
-            percent(gap.other),
-            points(gap.delta),
-            interval(gap.ci95),
-            probability(gap.p),
-            str(gap.n_pairs),
-        ]
-        for gap in comparison.orthography_gaps
+        [escape(names[side]), *gap_cells(gap)] for side, gaps in comparison.orthography_gaps.items() for gap in gaps
     ]
-    header = ["model", "task", "metric", "alphabet", "Latin", "other", "gap", "95 %", "p", "items"]
+    if not lines:
+        return ""
     return "## Alphabets\n\nThe same items in another alphabet, paired by item.\n\n" + table(
-        header, lines, "llllrrrrrr"
+        ["model", *gap_header()], lines, "llllrrrrrr"
     )
 
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +29,18 @@ MIRROR_VARIABLE = "UZBENCH_MIRROR"
 CHECKSUMS = "SHA256SUMS"
 
 Row = dict[str, Any]
-_UNTOUCHED = ("id", "group", "slice", "orthography")
+_UNTOUCHED = ("id", "group", "slice", "orthography", "prompt", "form")
 
 
 class HubUnreachableError(ConnectionError):
-    """The hub that holds a data set can't be reached, and no mirror was named."""
+    """The hub that holds a data set can't be reached or doesn't give it, and no mirror was named.
+
+    cause: what the hub's library says, in one line.
+    """
+
+    def __init__(self, message: str, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class MirrorError(Exception):
@@ -60,16 +68,17 @@ def _convert(value: Any, orthography: str) -> Any:
 
 
 def embedded(
-    folder: Path,
-    orthography: str,
-    document: Callable[[Row], Row],
+    folder: Path, document: Callable[[Row], Row], *, orthography: str, prompt: str, form: str
 ) -> dict[str, Dataset]:
     """The splits `test` (items.jsonl) and `shots` (shots.jsonl) of an embedded task.
 
-    document: makes a document of an item, still in the 1995 Latin alphabet.
+    document: makes a document of an item, still in the 1995 Latin alphabet. prompt, form: how it is to be asked,
+    which the documents carry.
     """
     return {
-        split: as_dataset(_embedded_rows(folder / name, orthography, document))
+        split: as_dataset(
+            [{**row, "prompt": prompt, "form": form} for row in _embedded_rows(folder / name, orthography, document)]
+        )
         for split, name in (("test", "items.jsonl"), ("shots", "shots.jsonl"))
     }
 
@@ -86,35 +95,87 @@ def as_dataset(rows: list[Row]) -> Dataset:
     return Dataset.from_list(rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A data set of the model hub: its name, configuration, and the splits that are read."""
+
+    name: str
+    config: str
+    splits: tuple[str, ...]
+
+
 def from_hub(
-    name: str,
-    config: str,
+    source: Source,
     splits: Mapping[str, str],
     document: Callable[[int, Row], Row],
     *,
     mirror: str | os.PathLike[str] | None = None,
     orthography: str = "latin",
+    prompt: str = "p1",
+    form: str = "letters",
     mixed: Sequence[str] = (),
 ) -> dict[str, Dataset]:
     """The splits of a hub data set, from a mirror where one is named, else from the hub.
 
-    splits: our name of a split to the hub's. document: makes a document of (row number from 0, row).
+    splits: our name of a split to the hub's. document: makes a document of (row number from 0, row), in the
+    orthography that the data have. orthography, prompt, form: how it is to be asked, which the documents carry.
     mixed: our names of the splits to put in one fixed order by chance, where the hub's is by class and --limit
     would ask one class alone.
     mirror: DIR with `DIR/<owner>/<name>/<config>/<split>.jsonl`; UZBENCH_MIRROR where None.
     Raises MirrorError, HubUnreachableError.
     """
     mirror = mirror or os.environ.get(MIRROR_VARIABLE)
+    asked = {"orthography": orthography, "prompt": prompt, "form": form}
     found = {}
     for ours, theirs in splits.items():
         if mirror:
-            rows: Iterable[Row] = read_mirror(Path(mirror), name, config, theirs)
+            rows: Iterable[Row] = read_mirror(Path(mirror), source.name, source.config, theirs)
         else:
-            rows = _read_hub(name, config, theirs)
-        documents = [transliterate(document(number, row), orthography) for number, row in enumerate(rows)]
+            rows = read_hub(source.name, source.config, theirs)
+        documents = [{**_document(source, theirs, document, number, row), **asked} for number, row in enumerate(rows)]
         if ours in mixed:
             documents.sort(key=lambda found: hashlib.sha256(found["id"].encode()).digest())
         found[ours] = as_dataset(documents)
+    return found
+
+
+def _document(source: Source, split: str, document: Callable[[int, Row], Row], number: int, row: Row) -> Row:
+    try:
+        return document(number, row)
+    except KeyError as error:
+        raise MirrorError(
+            f"{source.name} ({source.config}, {split}), row {number + 1} has no column {error}, it has "
+            f"{', '.join(map(str, row))}. Expected the hub's own columns."
+        ) from None
+    except (AttributeError, SyntaxError, TypeError, ValueError) as error:
+        raise MirrorError(
+            f"{source.name} ({source.config}, {split}), row {number + 1} isn't what was expected: {error}."
+        ) from None
+
+
+def parallel(
+    sources: Sequence[Source],
+    splits: Mapping[str, str],
+    document: Callable[[Row, Row], Row],
+    *,
+    mirror: str | os.PathLike[str] | None = None,
+    prompt: str = "p1",
+) -> dict[str, Dataset]:
+    """The splits of two data sets of one hub repository whose rows pair by `id`: (given, wanted).
+
+    document: makes a document of two rows. Raises MirrorError, HubUnreachableError.
+    """
+
+    def numbered(number: int, row: Row) -> Row:
+        return {"row": row, "id": str(row["id"])}
+
+    given, wanted = (from_hub(source, splits, numbered, mirror=mirror) for source in sources)
+    asked = {"orthography": "latin", "prompt": prompt, "form": "words"}
+    found = {}
+    for split in splits:
+        others = {each["id"]: each["row"] for each in wanted[split]}
+        pairs = [(each["row"], others[each["id"]]) for each in given[split] if each["id"] in others]
+        found[split] = as_dataset([{**document(*pair), **asked} for pair in pairs])
     return found
 
 
@@ -159,14 +220,20 @@ def mirror_checksums(mirror: Path) -> dict[str, str]:
     return {name.strip().lstrip("*"): digest for digest, name in pairs}
 
 
-def _read_hub(name: str, config: str, split: str) -> list[Row]:
+def read_hub(name: str, config: str, split: str) -> list[Row]:
+    """The rows of one split as the hub has them.
+
+    Raises HubUnreachableError.
+    """
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
     try:
         return list(load_dataset(name, config if config != "default" else None, split=split))
     except (ConnectionError, OSError, DatasetNotFoundError) as error:
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise HubUnreachableError(
             f"data set {name} ({config}) is on the model hub, which can't be reached "
-            f"({type(error).__name__}). Name a mirror: --mirror DIR or {MIRROR_VARIABLE}=DIR"
+            f"({type(error).__name__}). Name a mirror: --mirror DIR or {MIRROR_VARIABLE}=DIR",
+            cause,
         ) from error

@@ -1,4 +1,4 @@
-"""How much of a reference text an answer has: chrF++ and ROUGE-L, on folded Uzbek.
+"""How much of a reference text an answer has: chrF++, ROUGE-1 and ROUGE-L, on folded Uzbek.
 
 rouge_score's own tokenizer keeps only a–z and 0–9: it splits oʻzbek in two and finds no words at all in
 Cyrillic, so it is given ours (https://github.com/google-research/google-research/tree/master/rouge).
@@ -10,7 +10,26 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from tasks_uz.answers import copied, in_alphabet, is_empty, is_uzbek, length_ratio, repetition
 from tasks_uz.text import fold, words
+
+
+def compared(answer: str, references: Sequence[str], source: str, orthography: str) -> dict[str, float]:
+    """What a summary or headline is worth beside its references, and what it is like; what can't be told is left out.
+
+    source: the text it was made of. orthography: the one that was asked for.
+    """
+    found = {
+        "chrf": chrf(answer, references),
+        **rouge(answer, references),
+        "length_ratio": length_ratio(answer, references),
+        "copied": copied(answer, source),
+        "repetition": repetition(answer),
+        "uzbek": is_uzbek(answer),
+        "alphabet": in_alphabet(answer, orthography),
+        "empty": is_empty(answer),
+    }
+    return {metric: value for metric, value in found.items() if value is not None}
 
 
 def chrf(answer: str, references: Sequence[str]) -> float:
@@ -22,10 +41,14 @@ def chrf(answer: str, references: Sequence[str]) -> float:
     return max(metric.sentence_score(fold(answer), [fold(text)]).score for text in references) / 100
 
 
-def rouge_l(answer: str, references: Sequence[str]) -> float:
-    """ROUGE-L F1 of one answer in [0,1], the best over the references (Lin 2004)."""
-    metric = _rouge()
-    return float(max(metric.score(text, answer)["rougeL"].fmeasure for text in references))
+def rouge(answer: str, references: Sequence[str]) -> dict[str, float]:
+    """ROUGE-1 and ROUGE-L F1 of one answer in [0,1], each the best over the references (Lin 2004)."""
+    found = [_rouge().score(text, answer) for text in references]
+    return {ours: float(max(each[theirs].fmeasure for each in found)) for ours, theirs in _ROUGE.items()}
+
+
+_ROUGE = {"rouge_1": "rouge1", "rouge_l": "rougeL"}
+"""Our names of the variants to rouge_score's."""
 
 
 @lru_cache(maxsize=1)
@@ -39,7 +62,7 @@ def _chrf() -> Any:
 def _rouge() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], tokenizer=_Words())
+    return RougeScorer(list(_ROUGE.values()), tokenizer=_Words())
 
 
 class _Words:

@@ -4,7 +4,9 @@ One word, three alphabets: oʻgʻil (Latin of 1995, U+02BB), ўғил (Cyrillic)
 passed in 2026). People type the marks of oʻ, gʻ and ʼ in six ways: U+0027 ' U+2018 ‘ U+2019 ’ U+02BB ʻ
 U+02BC ʼ U+0060 `.
 
-Transliteration is alifbo's (https://github.com/azakapro/alifbo), which takes the 1995 alphabet too.
+Transliteration is alifbo's (https://github.com/azakapro/alifbo), which takes the 1995 alphabet too. What letters
+alone can't tell is added here: loans whose Cyrillic has ц or ь (cyrillic.tsv), a t and an s or an sh and a ch that
+meet between a stem and its ending (aytsa is айтса, not айца; ishchi is ишчи, not ищи), and Roman numerals.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import alifbo
 
@@ -25,6 +28,13 @@ TASK_SUFFIX = {"latin": "", "cyrillic": "_cyrl", "latin2026": "_2026"}
 LETTERS = "ABCD"
 
 _CYRILLIC = re.compile(r"[\u0400-\u04ff]")
+_CYRILLIC_WORD = re.compile(r"[\u0400-\u04ff]+")
+_LATIN_WORD = re.compile(r"[A-Za-z](?:[A-Za-zʻʼ'‘’`]*[A-Za-zʻʼ])?|[^A-Za-z]+")
+# XIX asr: two letters and more; a single one may be anything.
+_ROMAN = re.compile(r"\b((?=[IVXLCDM]{2,}\b)M*(?:C[MD]|D?C{0,3})(?:X[CL]|L?X{0,3})(?:I[XV]|V?I{0,3}))\b")
+# Where a stem ends in t or sh and an ending begins with s or ch: ayt-sa, mehnat-siz, ish-chi. Elsewhere ts is ц.
+_JOINT = re.compile(r"(?<=t)(?=s(?:a(?:m|ng|k|ngiz|lar)?\b|iz|oz|in(?:lar)?\b))|(?<=sh)(?=ch)", re.IGNORECASE)
+_JOINER = "\u2060"
 _LATIN_2026 = re.compile(r"[öğşçÖĞŞÇ]")
 # A word keeps its marks (oʻzbek, maʼno) and its hyphens (asta-sekin); digits count as words.
 # ʻ and ʼ are letters to Unicode, and to us only inside a word or after its o or g.
@@ -56,10 +66,26 @@ def convert(text: str, orthography: str) -> str:
     if orthography == "latin":
         return text
     if orthography == "cyrillic":
-        return alifbo.to_cyrillic(text, ng_as_digraph=False).text
+        parts = _ROMAN.split(text)
+        parts[::2] = [_LATIN_WORD.sub(_cyrillic_word, part) for part in parts[::2]]
+        return "".join(parts)
     if orthography == "latin2026":
         return alifbo.to_new_latin(text, ng_as_digraph=False).text
     raise ValueError(f"orthography {orthography!r} is unknown; there are {', '.join(ORTHOGRAPHIES)}")
+
+
+def _cyrillic_word(found: re.Match[str]) -> str:
+    word = found[0]
+    listed = _listed(word, *_lexicon()[0])
+    if listed is not None:
+        stem, rest = listed
+        # Behind a letter, an ending is not read as the beginning of a word.
+        return stem + (_to_cyrillic(f"b{rest}")[1:] if rest else "")
+    return _to_cyrillic(word)
+
+
+def _to_cyrillic(text: str) -> str:
+    return alifbo.to_cyrillic(_JOINT.sub(_JOINER, text), ng_as_digraph=False).text.replace(_JOINER, "")
 
 
 def to_latin(text: str) -> str:
@@ -69,11 +95,53 @@ def to_latin(text: str) -> str:
     ('Oʻzbekiston', 'Oʻzbekiston', 'Oʻzbekiston')
     """
     if _CYRILLIC.search(text):
+        text = _CYRILLIC_WORD.sub(_latin_stem, text)
         # Answers come in `backticks`, which alifbo would take for code and leave in Cyrillic.
         text = alifbo.from_cyrillic(text, ng_as_digraph=False, protect_spans=False).text
     if _LATIN_2026.search(text):
         text = alifbo.to_old_latin(text, ng_as_digraph=False, protect_spans=False).text
     return normalize_apostrophes(text)
+
+
+def _latin_stem(found: re.Match[str]) -> str:
+    """A Cyrillic word as it is, or, where its stem is listed, that in Latin and its ending still in Cyrillic."""
+    listed = _listed(found[0], *_lexicon()[1])
+    return "".join(listed) if listed is not None else found[0]
+
+
+def _listed(word: str, stems: dict[str, str], words: dict[str, str]) -> tuple[str, str] | None:
+    """A word's listed part in the other alphabet, and the rest of it; None where it isn't listed."""
+    lower = word.lower()
+    if lower in words:
+        return _cased(words[lower], word), ""
+    for length in range(len(word), 2, -1):
+        if lower[:length] in stems:
+            return _cased(stems[lower[:length]], word), word[length:]
+    return None
+
+
+def _cased(text: str, like: str) -> str:
+    if like.isupper() and len(like) > 1:
+        return text.upper()
+    return text[:1].upper() + text[1:] if like[:1].isupper() else text
+
+
+Stems = tuple[dict[str, str], dict[str, str]]
+"""Listed stems, and listed whole words, of one alphabet to the other's."""
+
+
+@lru_cache(maxsize=1)
+def _lexicon() -> tuple[Stems, Stems]:
+    """From Latin to Cyrillic, and back."""
+    to_cyrillic: Stems = {}, {}
+    to_latin: Stems = {}, {}
+    for line in Path(__file__).with_name("cyrillic.tsv").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            latin, cyrillic, kind = line.split("\t")
+            which = ("stem", "word").index(kind)
+            to_cyrillic[which][latin] = cyrillic
+            to_latin[which][cyrillic] = latin
+    return to_cyrillic, to_latin
 
 
 def fold(text: str) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.metrics import summarize
 from harness.records import Run, RunSpec, Sample, Score, TaskRecord, digest
 from harness.runs import RunDirectory, write_run
 
@@ -94,7 +93,7 @@ def made_run(path: Path, *tasks: Asked, by: Asker | None = None) -> RunDirectory
         hardware=dict(by.hardware),
         timings={"ask_s": 75.2},
     )
-    return write_run(path, run, samples, scores, summarize(scores, records))
+    return write_run(path, run, samples, scores)
 
 
 def _record(task: Asked) -> TaskRecord:

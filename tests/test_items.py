@@ -9,21 +9,17 @@ import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from functools import cache
-from itertools import combinations
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks_uz import catalog
+from tasks_uz.check import ALIKE, jaccard, key_of, likest, own_words, runs, shared_runs, strings, texts
 from tasks_uz.prompts import Prompt, render
 from tasks_uz.text import words
-from tasks_uz.uz_qa.utils import doc_to_text as ask_qa
-from tasks_uz.uz_reading.utils import doc_to_text as ask_reading
-from tasks_uz.uz_sentiment.utils import doc_to_text as ask_sentiment
-from tasks_uz.uz_summ.utils import doc_to_text as ask_summ
-from tasks_uz.uz_topic.utils import doc_to_text as ask_topic
 
 ROOT = Path(__file__).parent.parent
 TASKS_UZ = ROOT / "tasks_uz"
@@ -44,10 +40,11 @@ SCHEMA: dict[str, dict[str, type]] = {
         "answer": int,
         "slice": str,
     },
+    "uz_lang": {"id": str, "question": str, "choices": list, "answer": int, "slice": str},
     "uz_qa": {"id": str, "passage": str, "question": str, "answers": list, "slice": str},
     "uz_summ": {"id": str, "article": str, "summaries": list, "headlines": list, "slice": str},
 }
-TASKS = tuple(SCHEMA)
+TASKS = tuple(sorted(path.parent.name for path in TASKS_UZ.glob("*/items.jsonl")))
 MAY_BE_EMPTY = {("uz_qa", "passage")}
 
 # Written here once more: a label that an item and its task misspell alike would otherwise pass.
@@ -64,24 +61,10 @@ LABELS = {
     ),
     "uz_sentiment": ("ijobiy", "salbiy", "betaraf"),
     "uz_reading": (0, 1, 2, 3),
+    "uz_lang": (0, 1, 2, 3),
     "uz_qa": ("matn", "bilim"),
 }
 """The classes a task is balanced by: its labels, the place of the right choice, the kind of a question."""
-CLASS_KEY = {"uz_topic": "label", "uz_sentiment": "label", "uz_reading": "answer", "uz_qa": "slice"}
-
-SHARED_RUN = 8
-"""Words in a row that two texts written apart don't share; the longest idioms and label lists are shorter."""
-
-ALIKE = 0.6
-"""Share of common words from which two questions count as the same one asked twice."""
-
-RENDER = {
-    "uz_topic": ask_topic,
-    "uz_sentiment": ask_sentiment,
-    "uz_reading": ask_reading,
-    "uz_qa": ask_qa,
-    "uz_summ": ask_summ,
-}
 
 
 def jsonl(path: Path) -> list[Row]:
@@ -105,45 +88,12 @@ def training_rows() -> tuple[Row, ...]:
     return tuple(row for path in TRAINING_FILES for row in jsonl(path))
 
 
-def strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for part in value:
-            yield from strings(part)
-
-
-def texts(row: Row) -> list[str]:
-    """All that a person reads of a row: not its names."""
-    return [text for key, value in row.items() if key not in ("id", "group", "slice") for text in strings(value)]
-
-
-def runs(text: str, n: int = SHARED_RUN) -> set[tuple[str, ...]]:
-    found = words(text)
-    return {tuple(found[start : start + n]) for start in range(len(found) - n + 1)}
-
-
-def own_words(task: str, row: Row) -> frozenset[str]:
-    """The words of the question itself, without the passage it is asked on."""
-    keys = {"uz_reading": ("question", "choices"), "uz_qa": ("question",), "uz_summ": ("article",)}
-    parts = [text for key in keys.get(task, ("text",)) for text in strings(row[key])]
-    return frozenset(words(" ".join(parts)))
-
-
-def jaccard(one: frozenset[str], two: frozenset[str]) -> float:
-    return len(one & two) / len(one | two)
-
-
 # ---------------------------------------------------------------- form
-
-
-def test_every_embedded_folder_is_tested_here() -> None:
-    assert {path.parent.name for path in TASKS_UZ.glob("*/items.jsonl")} == set(TASKS)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_have_the_same_keys_in_the_same_order_and_of_the_right_type(task: str) -> None:
-    wanted = SCHEMA[task]
+    wanted = SCHEMA.get(task, {key: type(value) for key, value in items(task)[0].items()})
     wrong = [
         row.get("id")
         for row in items(task) + shots(task)
@@ -244,21 +194,25 @@ def test_texts_are_spelled_in_the_latin_alphabet_of_1995(task: str) -> None:
 # ---------------------------------------------------------------- answers
 
 
-@pytest.mark.parametrize("task", sorted(CLASS_KEY))
+@pytest.mark.parametrize("task", sorted(LABELS))
 def test_labels_are_known_and_all_are_used(task: str) -> None:
     for rows in (items(task), shots(task)):
-        assert {row[CLASS_KEY[task]] for row in rows} <= set(LABELS[task])
-    assert {row[CLASS_KEY[task]] for row in items(task)} == set(LABELS[task])
+        assert {key_of(row) for row in rows} <= set(LABELS[task])
+    assert {key_of(row) for row in items(task)} == set(LABELS[task])
 
 
-def test_choices_of_reading_are_four_and_distinct_after_folding() -> None:
-    for row in items("uz_reading") + shots("uz_reading"):
-        assert len({tuple(words(choice)) for choice in row["choices"]}) == len(row["choices"]) == 4, row["id"]
+@pytest.mark.parametrize("task", ["uz_reading", "uz_lang"])
+def test_choices_are_four_and_distinct_after_folding(task: str) -> None:
+    for row in items(task) + shots(task):
+        # Spelling is asked by choices that differ in a capital, a mark or a hyphen alone.
+        told = {choice if row["slice"] == "imlo" else tuple(words(choice)) for choice in row["choices"]}
+        assert len(told) == len(row["choices"]) == 4, row["id"]
         assert row["answer"] in range(4), row["id"]
 
 
-def test_right_choice_of_reading_is_the_longest_in_at_most_a_third() -> None:
-    rows = items("uz_reading")
+@pytest.mark.parametrize("task", ["uz_reading", "uz_lang"])
+def test_right_choice_is_the_longest_in_at_most_a_third(task: str) -> None:
+    rows = items(task)
     longest = sum(
         len(row["choices"][row["answer"]]) > max(len(c) for i, c in enumerate(row["choices"]) if i != row["answer"])
         for row in rows
@@ -304,22 +258,31 @@ def test_summaries_are_two_shorter_than_the_article_and_two_headlines_shorter_st
 # ---------------------------------------------------------------- balance
 
 
-@pytest.mark.parametrize("task", sorted(CLASS_KEY))
+@pytest.mark.parametrize("task", sorted(LABELS))
 def test_each_class_has_its_share_within_a_fifth(task: str) -> None:
-    counts = Counter(row[CLASS_KEY[task]] for row in items(task))
+    counts = Counter(key_of(row) for row in items(task))
     share = len(items(task)) / len(LABELS[task])
     assert {label: n for label, n in counts.items() if not 0.8 * share <= n <= 1.2 * share} == {}
 
 
-@pytest.mark.parametrize("task", sorted(CLASS_KEY))
+def test_language_items_are_as_many_of_each_kind_and_in_every_prefix_of_forty_too() -> None:
+    kinds = ("maʼno", "sinonim", "maqol", "ibora", "qoʻshimcha", "imlo")
+    rows = items("uz_lang")
+    assert Counter(row["slice"] for row in rows) == dict.fromkeys(kinds, len(rows) // len(kinds))
+    for n in range(40, len(rows), 40):
+        prefix = Counter(row["slice"] for row in rows[:n])
+        assert [kind for kind in kinds if abs(prefix[kind] - n / len(kinds)) > 2] == []
+
+
+@pytest.mark.parametrize("task", sorted(LABELS))
 def test_classes_are_balanced_in_every_prefix_of_forty(task: str) -> None:
-    """--limit 40, 80, … asks each label of uz_topic and uz_sentiment, each kind of uz_qa and each place of
-    the right choice of uz_reading about as often as the whole task does."""
+    """--limit 40, 80, … asks each label of uz_topic and uz_sentiment, each kind of uz_qa and each place of the right
+    choice of uz_reading and uz_lang about as often as the whole task does."""
     rows = items(task)
-    whole = Counter(row[CLASS_KEY[task]] for row in rows)
+    whole = Counter(key_of(row) for row in rows)
     uneven = {}
     for n in range(40, len(rows), 40):
-        prefix = Counter(row[CLASS_KEY[task]] for row in rows[:n])
+        prefix = Counter(key_of(row) for row in rows[:n])
         for label in LABELS[task]:
             share = n * whole[label] / len(rows)
             # A class can't have a fraction of an item, and questions of one passage stay together.
@@ -336,8 +299,8 @@ def test_demo_subset_names_existing_items_with_balanced_classes() -> None:
         rows = {row["id"]: row for row in items(task)}
         assert len(set(names)) == len(names)
         assert set(names) <= set(rows)
-        if task in CLASS_KEY:
-            counts = Counter(rows[name][CLASS_KEY[task]] for name in names)
+        if task in LABELS:
+            counts = Counter(key_of(rows[name]) for name in names)
             assert counts == dict.fromkeys(LABELS[task], sizes[task] // len(LABELS[task]))
     # A passage with one question left out would be a smaller cluster than in the whole task.
     groups = Counter(name.rpartition("-")[0] for name in subset["uz_reading"])
@@ -349,31 +312,28 @@ def test_demo_subset_names_existing_items_with_balanced_classes() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_no_two_items_are_alike(task: str) -> None:
-    asked = [(row["id"], own_words(task, row)) for row in items(task)]
-    alike = [(a, b) for (a, one), (b, two) in combinations(asked, 2) if jaccard(one, two) > ALIKE]
-    assert alike == []
+    share, one, two = likest(items(task))
+    assert share <= ALIKE, (one, two)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_worked_examples_are_never_among_the_items(task: str) -> None:
-    questions = [(row["id"], own_words(task, row)) for row in items(task)]
+    questions = [(row["id"], own_words(row)) for row in items(task)]
     alike = [
         (shot["id"], name)
         for shot in shots(task)
         for name, asked in questions
-        if jaccard(asked, own_words(task, shot)) > ALIKE
+        if jaccard(asked, own_words(shot)) > ALIKE
     ]
     assert alike == []
-    long_texts = {run for row in items(task) for text in texts(row) for run in runs(text)}
-    shared = [shot["id"] for shot in shots(task) for text in texts(shot) if runs(text) & long_texts]
-    assert shared == []
+    assert shared_runs(items(task), shots(task)) == []
 
 
 def test_likeness_of_a_question_asked_twice_is_over_the_threshold() -> None:
     row = items("uz_topic")[0]
     changed = {**row, "text": row["text"].replace("Markaziy", "Milliy").upper()}
     assert changed["text"] != row["text"]
-    assert jaccard(own_words("uz_topic", row), own_words("uz_topic", changed)) > ALIKE
+    assert jaccard(own_words(row), own_words(changed)) > ALIKE
 
 
 # ---------------------------------------------------------------- the demo's training rows
@@ -393,21 +353,7 @@ def test_demo_rows_repeat_no_question() -> None:
 
 
 def test_demo_rows_share_no_eight_words_in_a_row_with_any_item() -> None:
-    known = {
-        run: row["id"]
-        for task in TASKS
-        for row in items(task) + shots(task)
-        for text in texts(row)
-        for run in runs(text)
-    }
-    shared = [
-        (row["id"], known[run], " ".join(run))
-        for row in training_rows()
-        for text in texts(row)
-        for run in runs(text)
-        if run in known
-    ]
-    assert shared == []
+    assert shared_runs([row for task in TASKS for row in items(task) + shots(task)], training_rows()) == []
 
 
 def test_demo_rows_ask_no_question_of_the_tasks() -> None:
@@ -431,10 +377,14 @@ def test_demo_rows_ask_no_question_of_the_tasks() -> None:
 def test_demo_instructions_are_not_the_prompts_of_the_tasks() -> None:
     """An adapter that was tuned on the very words of the question would gain by knowing the prompt."""
     prompts = set()
-    for task in TASKS:
-        for row in (items(task)[0], *shots(task)):
-            document = {"text": "", "passage": "", **row, "orthography": "latin"}
-            prompts.add(RENDER[task](document, prompt_format="chat"))
+    for task in catalog.tasks().values():
+        if task.suite == "uz_core" and task.orthography == "latin":
+            metadata = catalog.read_yaml(task.path)["metadata"]
+            utils = import_module(f"tasks_uz.{task.path.parent.name}.utils")
+            asked = {"prompt": metadata["prompt"], "form": metadata["form"], "orthography": "latin"}
+            for name in ("items.jsonl", "shots.jsonl"):
+                for row in jsonl(catalog.items_folder(task) / name)[:6]:
+                    prompts.add(utils.doc_to_text({**utils.document(row), **asked}, prompt_format="chat"))
     known = {run for prompt in prompts for run in runs(prompt)}
     assert known
     shared = [(row["id"], " ".join(run)) for row in training_rows() for run in runs(row["instruction"]) if run in known]

@@ -10,13 +10,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tasks_uz.answers import in_alphabet, is_empty
+from tasks_uz.ask import Wording, asked, titled
 from tasks_uz.data import embedded
-from tasks_uz.prompts import Prompt, render
-from tasks_uz.text import convert, has_any, token_f1
+from tasks_uz.text import has_any, token_f1
+
+WITH_PASSAGE = {
+    "p1": Wording("Matnga tayanib, savolga qisqa, uch soʻzdan oshirmay javob bering.", "Javob:"),
+    "p2": Wording("Quyidagi matndan savolning javobini toping va uni koʻpi bilan uch soʻzda yozing.", "Qisqa javob:"),
+    "p3": Wording("Matnni oʻqing. Undan keyingi savolga imkon qadar qisqa javob yozing.", "Matndagi javob:"),
+}
+FROM_KNOWLEDGE = {
+    "p1": Wording("Savolga qisqa, uch soʻzdan oshirmay javob bering.", "Javob:"),
+    "p2": Wording("Quyidagi savolning javobini koʻpi bilan uch soʻzda yozing.", "Qisqa javob:"),
+    "p3": Wording("Savolni oʻqing va unga imkon qadar qisqa javob yozing.", "Toʻgʻri javob:"),
+}
 
 
-def load(orthography: str = "latin", **_: Any) -> dict[str, Any]:
-    return embedded(Path(__file__).parent, orthography, document)
+def load(orthography: str = "latin", prompt: str = "p1", **_: Any) -> dict[str, Any]:
+    return embedded(Path(__file__).parent, document, orthography=orthography, prompt=prompt, form="words")
 
 
 def document(item: dict[str, Any]) -> dict[str, Any]:
@@ -24,15 +36,10 @@ def document(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def doc_to_text(doc: dict[str, Any], prompt_format: str = "plain") -> str:
-    passage, ask = (convert(word, doc["orthography"]) for word in ("Matn", "Savol"))
-    if doc["passage"]:
-        instruction = "Matnga tayanib, savolga qisqa, uch soʻzdan oshirmay javob bering."
-        text = f"{passage}: {doc['passage']}\n\n{ask}: {doc['question']}"
-    else:
-        instruction = "Savolga qisqa, uch soʻzdan oshirmay javob bering."
-        text = f"{ask}: {doc['question']}"
-    question = Prompt(instruction=instruction, input=text, cue="Javob:")
-    return render(question.in_orthography(doc["orthography"]), prompt_format)
+    question = titled(doc, "Savol", doc["question"])
+    if not doc["passage"]:
+        return asked(doc, FROM_KNOWLEDGE, question, prompt_format)
+    return asked(doc, WITH_PASSAGE, f"{titled(doc, 'Matn', doc['passage'])}\n\n{question}", prompt_format)
 
 
 def doc_to_target(doc: dict[str, Any]) -> str:
@@ -40,15 +47,18 @@ def doc_to_target(doc: dict[str, Any]) -> str:
 
 
 def process_results(doc: dict[str, Any], results: list[str | None]) -> dict[str, float]:
-    """Exact match and token F1 of folded text, each the best over the accepted answers.
+    """Exact match and token F1 of folded text, each the best over the accepted answers, and what the answer is like.
 
     An answer counts in any of the three alphabets. No answer at all (None) is unscored, not wrong.
     """
     said = results[0]
     if said is None:
         return {"unscored": 1.0}
-    return {
+    found = {
         "exact_match": float(has_any(said, doc["answers"])),
         "f1": max(token_f1(said, answer) for answer in doc["answers"]),
+        "alphabet": in_alphabet(said, doc["orthography"]),
+        "empty": is_empty(said),
         "unscored": 0.0,
     }
+    return {metric: value for metric, value in found.items() if value is not None}

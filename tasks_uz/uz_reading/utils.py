@@ -10,13 +10,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tasks_uz.ask import Wording, asked, titled, with_options
+from tasks_uz.ask import offered as doc_to_choice  # noqa: F401
+from tasks_uz.choices import process_results  # noqa: F401
 from tasks_uz.data import embedded
-from tasks_uz.prompts import Prompt, render
-from tasks_uz.text import LETTERS, convert
+
+WORDINGS = {
+    "p1": Wording(
+        ask="Matnni oʻqib, savolning toʻgʻri javobini toping.",
+        letters="Faqat toʻgʻri javobning harfini yozing.",
+        cue="Javob:",
+    ),
+    "p2": Wording(
+        ask="Quyidagi matn asosida savolga javob bering.",
+        letters="Javob sifatida A, B, C yoki D harfini koʻrsating.",
+        cue="Toʻgʻri javob:",
+    ),
+    "p3": Wording(
+        ask="Matn bilan tanishib chiqing va undan keyingi savolga javob toping.",
+        letters="Toʻrt variantdan eng mosini tanlab, harfini yozing.",
+        cue="Matnga mos javob:",
+    ),
+}
 
 
-def load(orthography: str = "latin", **_: Any) -> dict[str, Any]:
-    return embedded(Path(__file__).parent, orthography, document)
+def load(orthography: str = "latin", prompt: str = "p1", form: str = "letters", **_: Any) -> dict[str, Any]:
+    return embedded(Path(__file__).parent, document, orthography=orthography, prompt=prompt, form=form)
 
 
 def document(item: dict[str, Any]) -> dict[str, Any]:
@@ -24,12 +43,5 @@ def document(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def doc_to_text(doc: dict[str, Any], prompt_format: str = "plain") -> str:
-    # The letters stay Latin in every alphabet; all else is transliterated.
-    options = "\n".join(f"{letter}) {choice}" for letter, choice in zip(LETTERS, doc["choices"], strict=True))
-    passage, ask = (convert(word, doc["orthography"]) for word in ("Matn", "Savol"))
-    question = Prompt(
-        instruction="Matnni oʻqib, savolning toʻgʻri javobini toping. Faqat toʻgʻri javobning harfini yozing.",
-        input=f"{passage}: {doc['passage']}\n\n{ask}: {doc['question']}\n{options}",
-        cue="Javob:",
-    )
-    return render(question.in_orthography(doc["orthography"]), prompt_format)
+    question = with_options(titled(doc, "Savol", doc["question"]), doc)
+    return asked(doc, WORDINGS, f"{titled(doc, 'Matn', doc['passage'])}\n\n{question}", prompt_format)

@@ -9,14 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tasks_uz.answers import is_cut_off
+from tasks_uz.ask import Wording, asked, titled
 from tasks_uz.data import embedded
-from tasks_uz.overlap import chrf, rouge_l
-from tasks_uz.prompts import Prompt, render
-from tasks_uz.text import convert
+from tasks_uz.overlap import compared
+
+WORDINGS = {
+    "p1": Wording("Maqolaning asosiy mazmunini ikki-uch gapda bayon qiling.", "Qisqacha mazmuni:"),
+    "p2": Wording("Quyidagi maqolani oʻqing va mazmunini ikki-uch gapga sigʻdirib yozing.", "Maqolaning qisqa bayoni:"),
+    "p3": Wording("Bu maqolada eng muhimi nima? Ikki-uch gap bilan yozing.", "Eng muhimi:"),
+}
 
 
-def load(orthography: str = "latin", **_: Any) -> dict[str, Any]:
-    return embedded(Path(__file__).parent, orthography, document)
+def load(orthography: str = "latin", prompt: str = "p1", **_: Any) -> dict[str, Any]:
+    return embedded(Path(__file__).parent, document, orthography=orthography, prompt=prompt, form="words")
 
 
 def document(item: dict[str, Any]) -> dict[str, Any]:
@@ -24,30 +30,29 @@ def document(item: dict[str, Any]) -> dict[str, Any]:
         "id": item["id"],
         "group": "",
         "article": item["article"],
-        "summaries": item["summaries"],
+        "references": item["summaries"],
         "slice": item["slice"],
     }
 
 
 def doc_to_text(doc: dict[str, Any], prompt_format: str = "plain") -> str:
-    question = Prompt(
-        instruction="Maqolaning asosiy mazmunini ikki-uch gapda bayon qiling.",
-        input=f"{convert('Maqola', doc['orthography'])}: {doc['article']}",
-        cue="Qisqacha mazmuni:",
-    )
-    return render(question.in_orthography(doc["orthography"]), prompt_format)
+    return asked(doc, WORDINGS, titled(doc, "Maqola", doc["article"]), prompt_format)
 
 
 def doc_to_target(doc: dict[str, Any]) -> str:
-    return doc["summaries"][0]
+    return doc["references"][0]
 
 
 def process_results(doc: dict[str, Any], results: list[str | None]) -> dict[str, float]:
-    """chrF++ and ROUGE-L of folded text, each the best over the references.
+    """How much of the references a summary has, and what it is like.
 
     No answer at all (None) is unscored, not wrong.
     """
     said = results[0]
     if said is None:
         return {"unscored": 1.0}
-    return {"chrf": chrf(said, doc["summaries"]), "rouge_l": rouge_l(said, doc["summaries"]), "unscored": 0.0}
+    return {
+        **compared(said, doc["references"], doc["article"], doc["orthography"]),
+        "cut_off": is_cut_off(said),
+        "unscored": 0.0,
+    }

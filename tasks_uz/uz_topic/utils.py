@@ -9,15 +9,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tasks_uz.ask import Wording, asked, titled, with_options
+from tasks_uz.ask import offered as doc_to_choice  # noqa: F401
+from tasks_uz.choices import macro_f1, process_results  # noqa: F401
 from tasks_uz.data import embedded
-from tasks_uz.prompts import Prompt, render
-from tasks_uz.text import convert
 
 LABELS = ("siyosat", "iqtisodiyot", "sport", "taʼlim", "sogʻliq", "texnologiya", "madaniyat", "tabiat")
 
+WORDINGS = {
+    "p1": Wording(
+        ask="Matn qaysi mavzuga oid?",
+        letters="Faqat toʻgʻri javobning harfini yozing.",
+        named="Matn qaysi mavzuga oid? Quyidagi mavzulardan birini tanlab, faqat uning nomini yozing: {labels}.",
+        cue="Mavzu:",
+    ),
+    "p2": Wording(
+        ask="Quyidagi matnning mavzusini aniqlang.",
+        letters="Mos variantning harfini koʻrsating.",
+        named="Quyidagi matnning mavzusini aniqlang. Mavzular: {labels}. Javobda bitta mavzu nomini keltiring.",
+        cue="Matn mavzusi:",
+    ),
+    "p3": Wording(
+        ask="Ushbu matnni gazetaning qaysi ruknida chop etgan boʻlardingiz?",
+        letters="Bitta variantni tanlab, harfini yozing.",
+        named="Ushbu matnni gazetaning qaysi ruknida chop etgan boʻlardingiz? Ruknlar: {labels}. "
+        "Faqat bittasini ayting.",
+        cue="Rukn:",
+    ),
+}
 
-def load(orthography: str = "latin", **_: Any) -> dict[str, Any]:
-    return embedded(Path(__file__).parent, orthography, document)
+
+def load(orthography: str = "latin", prompt: str = "p1", form: str = "named", **_: Any) -> dict[str, Any]:
+    return embedded(Path(__file__).parent, document, orthography=orthography, prompt=prompt, form=form)
 
 
 def document(item: dict[str, Any]) -> dict[str, Any]:
@@ -32,10 +55,7 @@ def document(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def doc_to_text(doc: dict[str, Any], prompt_format: str = "plain") -> str:
-    question = Prompt(
-        instruction="Matn qaysi mavzuga oid? Quyidagi mavzulardan birini tanlab, faqat uning nomini yozing: "
-        f"{', '.join(LABELS)}.",
-        input=f"{convert('Matn', doc['orthography'])}: {doc['text']}",
-        cue="Mavzu:",
-    )
-    return render(question.in_orthography(doc["orthography"]), prompt_format)
+    text = titled(doc, "Matn", doc["text"])
+    if doc["form"] == "letters":
+        text = with_options(text, doc)
+    return asked(doc, WORDINGS, text, prompt_format, labels=", ".join(LABELS))

@@ -10,13 +10,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks_uz.data import from_hub
-from tasks_uz.prompts import Prompt, render
+from tasks_uz.ask import Wording, asked, with_options
+from tasks_uz.ask import offered as doc_to_choice  # noqa: F401
+from tasks_uz.choices import process_results  # noqa: F401
+from tasks_uz.data import Source, from_hub
 from tasks_uz.text import LETTERS
 
+SOURCES = (Source("tahrirchi/uzlib", "default", ("test",)),)
+TRIED = "Tried from a mirror in the hub's own columns; reading from the hub itself could not be tried here."
 
-def load(mirror: str | None = None, **_: Any) -> dict[str, Any]:
-    return from_hub("tahrirchi/uzlib", "default", {"test": "test"}, document, mirror=mirror)
+WORDINGS = {
+    "p1": Wording(
+        ask="Oʻzbek tiliga oid savolning toʻgʻri javobini toping.",
+        letters="Faqat toʻgʻri javobning harfini yozing.",
+        cue="Javob:",
+    ),
+    "p2": Wording(
+        ask="Ona tili boʻyicha test topshirigʻini bajaring.",
+        letters="Javob sifatida A, B, C yoki D harfini koʻrsating.",
+        cue="Toʻgʻri javob:",
+    ),
+    "p3": Wording(
+        ask="Savolni diqqat bilan oʻqing va unga javob bering.",
+        letters="Toʻrt variantdan eng mosini tanlab, harfini yozing.",
+        cue="Savolning javobi:",
+    ),
+}
+
+
+def load(mirror: str | None = None, prompt: str = "p1", form: str = "letters", **_: Any) -> dict[str, Any]:
+    return from_hub(SOURCES[0], {"test": "test"}, document, mirror=mirror, prompt=prompt, form=form)
 
 
 def document(number: int, row: dict[str, Any]) -> dict[str, Any]:
@@ -32,10 +55,4 @@ def document(number: int, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def doc_to_text(doc: dict[str, Any], prompt_format: str = "plain") -> str:
-    options = "\n".join(f"{letter}) {choice}" for letter, choice in zip(LETTERS, doc["choices"], strict=True))
-    question = Prompt(
-        instruction="Oʻzbek tiliga oid savolning toʻgʻri javobini toping. Faqat toʻgʻri javobning harfini yozing.",
-        input=f"{doc['question']}\n{options}",
-        cue="Javob:",
-    )
-    return render(question, prompt_format)
+    return asked(doc, WORDINGS, with_options(doc["question"], doc), prompt_format)

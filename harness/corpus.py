@@ -1,0 +1,48 @@
+"""Metrics that all documents have together and none alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.records import Sample
+from harness.stats import Floats
+
+Classes = npt.NDArray[np.intp]
+
+CORPUS_METRICS = ("macro_f1",)
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """Documents of a choice task: the class that is right and the class that was said, shape (n,) each."""
+
+    right: Classes
+    said: Classes
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Classified:
+        """From samples, whose choices are the classes. Raises ValueError where a target is none of them."""
+        return cls(
+            np.asarray([sample.choices.index(sample.target) for sample in samples], dtype=np.intp),
+            np.asarray([sample.choices.index(sample.response or "") for sample in samples], dtype=np.intp),
+        )
+
+    def macro_f1(self) -> Callable[[Floats], Floats]:
+        """Macro-F1 as a statistic of document weights (see `stats.bootstrap`).
+
+        A class that is neither right nor said in the documents drawn doesn't count.
+        """
+        labels = np.arange(max(self.right.max(), self.said.max()) + 1)
+        right, said = (each[:, None] == labels for each in (self.right, self.said))
+        both, either = (right & said).astype(np.float64), right.astype(np.float64) + said
+
+        def statistic(weights: Floats) -> Floats:
+            hits, marks = 2 * weights @ both, weights @ either
+            f1 = np.divide(hits, marks, out=np.zeros_like(hits), where=marks > 0)
+            return np.asarray(f1.sum(axis=1) / (marks > 0).sum(axis=1))
+
+        return statistic
