@@ -14,20 +14,18 @@ Likelihoods = Sequence[tuple[float, bool]]
 """(log-likelihood in nats, whether it is the greedy answer) of each choice."""
 
 
-def process_results(doc: Mapping[str, Any], results: Likelihoods) -> dict[str, Any]:
-    """acc, acc_bytes and the pair that macro_f1 is made of.
-
-    acc: the likeliest choice is the right one. acc_bytes: so is the likeliest by byte. Ties go to the first.
-    """
+def process_results(doc: Mapping[str, Any], results: Likelihoods) -> dict[str, float]:
+    """acc: the likeliest choice is the right one. acc_bytes: so is the likeliest by byte. Ties go to the first."""
     choices, right = offered(doc), doc["answer"]
     scores = [score for score, _ in results]
     by_byte = [score / len(choice.encode()) for score, choice in zip(scores, choices, strict=True)]
-    said = _largest(scores)
-    return {
-        "acc": float(said == right),
-        "acc_bytes": float(_largest(by_byte) == right),
-        "macro_f1": (right, said),
-    }
+    return {"acc": float(_largest(scores) == right), "acc_bytes": float(_largest(by_byte) == right)}
+
+
+def process_classes(doc: Mapping[str, Any], results: Likelihoods) -> dict[str, Any]:
+    """The same where every document has the same choices, which are classes; and the pair macro_f1 is made of."""
+    said = _largest([score for score, _ in results])
+    return {**process_results(doc, results), "macro_f1": (doc["answer"], said)}
 
 
 def _largest(values: Sequence[float]) -> int:

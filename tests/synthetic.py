@@ -19,7 +19,7 @@ class Asked:
     values: metric to the score of each document, None where it is unscored; the first metric is the primary
     one. docs: a name for each document, repeated where a document repeats. groups: the passage of each.
     item_ids: of each, f"{task}-{docs}" where None. prompts, targets, responses: a text for each document.
-    asked_as: changes every prompt_hash.
+    choices: the classes, where documents are classified. asked_as: changes every prompt_hash.
     """
 
     values: Mapping[str, Sequence[float | None]]
@@ -30,6 +30,7 @@ class Asked:
     n_shot: int = 0
     n_all: int | None = None
     chance: float | None = 0.25
+    baselines: Mapping[str, float] = field(default_factory=dict)
     higher: bool = True
     docs: Sequence[str] | None = None
     groups: Sequence[str] | None = None
@@ -37,6 +38,7 @@ class Asked:
     prompts: Sequence[str] | None = None
     targets: Sequence[str] | None = None
     responses: Sequence[str | None] | None = None
+    choices: Sequence[str] = ()
     asked_as: str = ""
 
     @property
@@ -108,8 +110,10 @@ def _record(task: Asked) -> TaskRecord:
         n_all=task.n if task.n_all is None else task.n_all,
         primary=next(iter(task.values)),
         metrics=dict.fromkeys(task.values, task.higher),
-        output_type="generate_until",
+        output_type="multiple_choice" if task.choices else "generate_until",
         chance=task.chance,
+        baselines=dict(task.baselines),
+        corpus_metrics=("macro_f1",) if task.choices else (),
     )
 
 
@@ -132,7 +136,7 @@ def _samples(task: Asked) -> list[Sample]:
                 prompt_hash=digest([doc_hash, task.prompt_id, task.n_shot, task.asked_as]),
                 prompt=task.prompts[number] if task.prompts else f"Savol {number}",
                 target=task.targets[number] if task.targets else "javob",
-                choices=(),
+                choices=tuple(task.choices),
                 response=task.responses[number] if task.responses else "javob",
                 logprobs=(),
                 slice="",

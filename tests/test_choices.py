@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from harness.corpus import Classified
-from tasks_uz.choices import macro_f1, process_results
+from tasks_uz.choices import macro_f1, process_classes
 
 ROUNDING = 1e-12
 
@@ -20,7 +20,7 @@ def doc(*choices: str, answer: int = 0, form: str = "named") -> dict[str, Any]:
 
 
 def scored(document: dict[str, Any], *likelihoods: float) -> dict[str, Any]:
-    return process_results(document, [(each, False) for each in likelihoods])
+    return process_classes(document, [(each, False) for each in likelihoods])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+from sklearn.metrics import f1_score
 from statsmodels.stats.multitest import multipletests
 from synthetic import Asked, Asker, made_run
 
@@ -17,7 +18,7 @@ from harness import stats
 from harness.comparison import MARGIN, compare
 from harness.errors import RecordError, UnpairedError, UsageError
 from harness.files import dumps, read_jsonl, write_jsonl
-from harness.records import Comparison, Row
+from harness.records import MACRO, Comparison, OrthographyGap, PromptRow, Row
 
 # Two ways to add up the same numbers in floating point.
 ROUNDING = 1e-12
@@ -431,6 +432,8 @@ def test_each_orthography_has_a_macro_average_of_its_own_primary_metrics(tmp_pat
 
 # ---------------------------------------------------------------- orthography gaps
 
+NO_GAPS: dict[str, tuple[OrthographyGap, ...]] = {"base": (), "cand": ()}
+
 
 def in_two_alphabets(latin: list[float | None], other: list[float | None], **changes: Any) -> list[Asked]:
     items = [f"item-{number}" for number in range(len(latin))]
@@ -452,11 +455,9 @@ def test_gap_between_alphabets_is_paired_by_item(tmp_path: Path) -> None:
     base = in_two_alphabets([1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0])
     cand = in_two_alphabets([1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0])
     gaps = compared(tmp_path, base, cand).orthography_gaps
-    assert [(gap.side, gap.task, gap.metric, gap.orthography) for gap in gaps] == [
-        ("base", "uz_topic", "acc", "cyrillic"),
-        ("cand", "uz_topic", "acc", "cyrillic"),
-    ]
-    base_gap, cand_gap = gaps
+    ((base_gap,), (cand_gap,)) = gaps["base"], gaps["cand"]
+    for gap in (base_gap, cand_gap):
+        assert (gap.task, gap.metric, gap.orthography) == ("uz_topic", "acc", "cyrillic")
     assert (base_gap.latin, base_gap.other, base_gap.delta, base_gap.n_pairs) == (0.75, 0.5, -0.25, 4)
     # Two lost and one gained; by place it would be others.
     assert base_gap.p == pytest.approx(binomtest(1, 3).pvalue, abs=ROUNDING)
@@ -465,7 +466,7 @@ def test_gap_between_alphabets_is_paired_by_item(tmp_path: Path) -> None:
 
 def test_gap_leaves_out_items_that_one_alphabet_left_unscored(tmp_path: Path) -> None:
     tasks = in_two_alphabets([1.0, None, 1.0, 0.0], [0.0, 1.0, None, 0.0])
-    (gap, _) = compared(tmp_path, tasks, tasks).orthography_gaps
+    (gap,) = compared(tmp_path, tasks, tasks).orthography_gaps["base"]
     assert (gap.latin, gap.other, gap.n_pairs) == (0.5, 0.0, 2)
 
 
@@ -476,7 +477,7 @@ def test_gap_of_items_that_share_a_passage_flips_passages(tmp_path: Path) -> Non
         acc(*[1.0] * 6, item_ids=items, groups=groups),
         acc(*[0.0] * 6, item_ids=items, groups=groups, orthography="latin2026"),
     ]
-    (gap, _) = compared(tmp_path, tasks, tasks).orthography_gaps
+    (gap,) = compared(tmp_path, tasks, tasks).orthography_gaps["base"]
     assert gap.p == pytest.approx(0.5, abs=ROUNDING)
 
 
@@ -484,9 +485,24 @@ def test_gap_compares_answers_to_the_same_prompt_alone(tmp_path: Path) -> None:
     items = ["item-0", "item-1"]
     latin, cyrillic = acc(1.0, 1.0, item_ids=items), acc(1.0, 0.0, item_ids=items, orthography="cyrillic")
     second = replace(latin, values={"acc": [0.0, 0.0]}, prompt_id="p2")
-    tasks = [latin, second, cyrillic, replace(cyrillic, prompt_id="p3")]
-    (gap, _) = compared(tmp_path, tasks, tasks).orthography_gaps
+    tasks = [latin, second, cyrillic, replace(cyrillic, prompt_id="p2")]
+    (gap,) = compared(tmp_path, tasks, tasks).orthography_gaps["base"]
     assert (gap.latin, gap.other) == (1.0, 0.5)
+
+
+def test_mean_gap_of_several_tasks_comes_last_with_the_error_of_a_mean(tmp_path: Path) -> None:
+    tasks = [
+        *in_two_alphabets([1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0]),
+        *in_two_alphabets([1.0, 1.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0, 1.0], task="uz_lang"),
+    ]
+    topic, lang, mean = compared(tmp_path, tasks, tasks).orthography_gaps["base"]
+    assert [gap.task for gap in (topic, lang, mean)] == ["uz_topic", "uz_lang", MACRO]
+    assert (topic.delta, lang.delta, mean.n_pairs) == (-0.25, pytest.approx(-0.4), 2)
+    assert (mean.latin, mean.other) == (pytest.approx((0.75 + 0.8) / 2), pytest.approx((0.5 + 0.4) / 2))
+    # Differences 0 −1 +1 −1 and −1 −1 0 0 0: variances of their means by hand.
+    stderr = np.sqrt((2.75 / 3) / 4 + (1.2 / 4) / 5) / 2
+    assert mean.delta == pytest.approx(-0.325)
+    assert mean.ci95 == pytest.approx((-0.325 - 1.959964 * stderr, -0.325 + 1.959964 * stderr), abs=1e-6)
 
 
 def test_documents_without_item_ids_have_no_gap(tmp_path: Path) -> None:
@@ -494,11 +510,122 @@ def test_documents_without_item_ids_have_no_gap(tmp_path: Path) -> None:
         acc(1.0, 0.0, item_ids=["", ""]),
         acc(0.0, 0.0, item_ids=["", ""], orthography="cyrillic"),
     ]
-    assert compared(tmp_path, tasks, tasks).orthography_gaps == ()
+    assert compared(tmp_path, tasks, tasks).orthography_gaps == NO_GAPS
 
 
 def test_run_in_one_alphabet_has_no_gap(tmp_path: Path) -> None:
-    assert compared(tmp_path, acc(1.0, 0.0), acc(1.0, 1.0)).orthography_gaps == ()
+    assert compared(tmp_path, acc(1.0, 0.0), acc(1.0, 1.0)).orthography_gaps == NO_GAPS
+
+
+# ---------------------------------------------------------------- prompts
+
+
+def prompts(*values: tuple[float, ...], **others: Any) -> list[Asked]:
+    """One task under as many prompts, documents in the same order."""
+    items = [f"item-{number}" for number in range(len(values[0]))]
+    return [acc(*each, item_ids=items, prompt_id=f"p{number}", **others) for number, each in enumerate(values, 1)]
+
+
+def only_prompts(comparison: Comparison) -> PromptRow:
+    (row,) = comparison.prompt_rows
+    return row
+
+
+def test_prompts_of_a_task_are_one_row_of_document_means(tmp_path: Path) -> None:
+    base = prompts((1.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 0.0, 1.0))
+    cand = prompts((1.0, 1.0, 0.0, 1.0), (1.0, 0.0, 1.0, 1.0), (0.0, 1.0, 0.0, 1.0))
+    row = only_prompts(compared(tmp_path, base, cand))
+    assert (row.base.prompts, row.base.values, row.base.mean) == (("p1", "p2", "p3"), (0.5, 0.25, 0.75), 0.5)
+    assert (row.base.worst, row.cand.worst) == (("p2", 0.25), ("p3", 0.5))
+    assert row.base.sd == pytest.approx(0.25)
+    assert (row.low, row.high) == (-0.25, 0.5)
+    # Document means 2/3 1/3 0 1 against 2/3 2/3 1/3 1.
+    means = np.array([2, 1, 0, 3]) / 3, np.array([2, 2, 1, 3]) / 3
+    found = stats.paired(*means, [""] * 4)
+    assert row.delta == pytest.approx(1 / 6, abs=ROUNDING)
+    assert (row.ci95, row.p, row.n_pairs) == (found.ci95, found.p, 4)
+
+
+def test_only_the_first_prompt_is_a_primary_result(tmp_path: Path) -> None:
+    tasks = prompts((1.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 1.0))
+    comparison = compared(tmp_path, tasks, tasks)
+    assert [(row.prompt_id, row.primary) for row in comparison.rows] == [("p1", True), ("p2", False)]
+    assert comparison.overall["latin"].n_tasks == 1
+
+
+def test_document_unscored_under_one_prompt_is_in_no_mean(tmp_path: Path) -> None:
+    tasks = prompts((1.0, 0.0, 1.0), (None, 0.0, 0.0))
+    row = only_prompts(compared(tmp_path, tasks, tasks))
+    assert (row.base.values, row.n_pairs) == ((0.5, 0.0), 2)
+
+
+def test_letters_and_cloze_are_not_one_family_of_prompts(tmp_path: Path) -> None:
+    first, second = prompts((1.0, 0.0, 1.0), (0.0, 0.0, 0.0))
+    tasks = [first, replace(second, prompt_id="cloze")]
+    assert compared(tmp_path, tasks, tasks).prompt_rows == ()
+
+
+# ---------------------------------------------------------------- macro-F1
+
+CLASSES = ("salbiy", "ijobiy", "betaraf")
+
+
+def classified(targets: str, responses: str, **others: Any) -> Asked:
+    """Documents of three classes, each written as its first letter."""
+    named = {name[0]: name for name in CLASSES}
+    right = [float(target == said) for target, said in zip(targets, responses, strict=True)]
+    wanted, said = ([named[letter] for letter in letters] for letters in (targets, responses))
+    return acc(*right, targets=wanted, responses=said, choices=CLASSES, **others)
+
+
+def f1_row(comparison: Comparison) -> Row:
+    (row,) = (row for row in comparison.rows if row.metric == "macro_f1")
+    return row
+
+
+TARGETS = "sssiiibbb" * 5
+BASE_SAYS = "sssssisss" * 5
+CAND_SAYS = "ssiiiibbs" * 5
+
+
+def test_macro_f1_is_compared_over_all_documents_at_once(tmp_path: Path) -> None:
+    comparison = compared(tmp_path, classified(TARGETS, BASE_SAYS), classified(TARGETS, CAND_SAYS))
+    row = f1_row(comparison)
+    before, after = (f1_score(list(TARGETS), list(said), average="macro") for said in (BASE_SAYS, CAND_SAYS))
+    assert (row.base, row.cand) == (pytest.approx(before), pytest.approx(after))
+    assert row.delta == pytest.approx(after - before)
+    assert row.ci95[0] < row.delta < row.ci95[1]
+    assert (row.test, row.primary, row.p_adjusted, row.n_pairs) == ("bootstrap", False, None, 45)
+    # In each nine: i, i, b and b became right, one s became wrong.
+    assert (row.gained, row.lost) == (20, 5)
+    assert row.verdict == "better"
+
+
+def test_macro_f1_pairs_documents_whatever_their_order(tmp_path: Path) -> None:
+    docs = [f"d{number}" for number in range(45)]
+    base = classified(TARGETS, BASE_SAYS, docs=docs)
+    turned = classified(TARGETS[::-1], CAND_SAYS[::-1], docs=docs[::-1])
+    row = f1_row(compared(tmp_path / "one", base, classified(TARGETS, CAND_SAYS, docs=docs)))
+    assert f1_row(compared(tmp_path / "two", base, turned)) == row
+
+
+def test_macro_f1_of_equal_answers_differs_by_nothing(tmp_path: Path) -> None:
+    asked = classified(TARGETS, BASE_SAYS)
+    row = f1_row(compared(tmp_path, asked, asked))
+    assert (row.delta, row.ci95, row.p, row.test, row.verdict) == (0.0, (0.0, 0.0), 1.0, "none", "same")
+
+
+def test_interval_of_macro_f1_draws_passages_whole(tmp_path: Path) -> None:
+    # Documents of a passage are answered alike: nine times the documents and no more to know.
+    groups = [f"passage-{number}" for number in range(9) for _ in range(5)]
+    targets, base_says, cand_says = (
+        "".join(letter * 5 for letter in letters) for letters in (TARGETS[:9], BASE_SAYS[:9], CAND_SAYS[:9])
+    )
+    sides = [classified(targets, said) for said in (base_says, cand_says)]
+    free = f1_row(compared(tmp_path / "free", *sides))
+    held = f1_row(compared(tmp_path / "held", *(replace(side, groups=groups) for side in sides)))
+    assert (free.n_clusters, held.n_clusters) == (45, 9)
+    assert held.ci95[1] - held.ci95[0] > 1.5 * (free.ci95[1] - free.ci95[0])
 
 
 # ---------------------------------------------------------------- the record

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks_uz.data import ROOT, read_items, transliterate
+from tasks_uz.data import ROOT
 from tasks_uz.prompts import FORMATS, STOP, TARGET_DELIMITER, Prompt, render, render_row
 from tasks_uz.text import LETTERS, ORTHOGRAPHIES, convert
 
@@ -22,10 +22,10 @@ WITH_INPUT = Prompt("Matn qaysi mavzuga oid?", "Matn: Poyezd bugun kechikdi.", "
 WITHOUT_INPUT = Prompt("Poytaxt qaysi shahar?", cue="Javob:")
 
 
-def documents(task: str, orthography: str, n: int) -> list[dict[str, Any]]:
-    utils = importlib.import_module(f"tasks_uz.{task}.utils")
-    items = read_items(ROOT / task / "items.jsonl")[:n]
-    return [transliterate(utils.document(item), orthography) for item in items]
+def documents(task: str, orthography: str, n: int, **asked: str) -> list[dict[str, Any]]:
+    """The first documents of a task, as lm-eval gets them."""
+    splits = importlib.import_module(f"tasks_uz.{task}.utils").load(orthography=orthography, **asked)
+    return list(splits["test"].select(range(n)))
 
 
 def asked(task: str, document: dict[str, Any], prompt_format: str) -> str:

@@ -77,13 +77,15 @@ CHOSEN: dict[str, Any] = {
 """Values of the fields that don't take just any."""
 
 CHOSEN_OF: dict[str, dict[str, Any]] = {
+    # Here the prompts that were asked, in a RunSpec which to ask.
+    "PromptSpread": {"prompts": ("p1", "p2")},
     "Recipe": {
         "data": "rows.jsonl",
         "out": "adapter",
         "max_length": 64,
         "schedule": "linear",
         "packing": False,
-    }
+    },
 }
 """The same, of one record."""
 
@@ -355,6 +357,7 @@ def test_spec_hash_depends_on_every_field(item: dataclasses.Field[Any]) -> None:
         "seed": 2,
         "gen_kwargs": {"temperature": 0.5},
         "trust_remote_code": True,
+        "base_url": "http://127.0.0.1:8000/v1",
     }
     other = dataclasses.replace(spec, **{item.name: others.get(item.name, CHOSEN.get(item.name))})
     assert other.spec_hash != spec.spec_hash

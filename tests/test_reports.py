@@ -21,6 +21,7 @@ from harness.runs import RunDirectory
 from reports import format as shown
 from reports.format import escape, table
 from reports.markdown import ANSWER_LENGTH, PROMPT_LENGTH, SHOWN_ITEMS, headline_table, render, write_report
+from reports.tables import run_tables
 
 markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py, which rich brings along, isn't installed")
 
@@ -197,6 +198,7 @@ def two_runs(folder: Path, *, hostile: str = "javob", n: int = 6, names: tuple[s
         return Asked(
             {"acc": values, "f1": [None if value is None else value / 2 for value in values]},
             orthography=orthography,
+            baselines={"majority": 0.125, "longest option": 0.25, "word overlap": 0.2},
             item_ids=[f"topic-{number:03d}" for number in range(count)],
             prompts=[f"Savol {number}: {hostile}" for number in range(count)],
             targets=[f"toʻgʻri {hostile}"] * count,
@@ -259,6 +261,7 @@ def test_headline_shows_each_primary_metric_with_its_numbers(tmp_path: Path) -> 
         "task": "uz_topic",
         "alphabet": "Latin",
         "metric": "acc",
+        "baseline": "25.0 % longest option",
         "base": "36.4 %",
         "tuned": "72.7 %",
         "Δ points": "+36.4",
@@ -270,7 +273,7 @@ def test_headline_shows_each_primary_metric_with_its_numbers(tmp_path: Path) -> 
         "detectable": "± 68.3",
         "verdict": "unclear",
     }
-    assert cyrillic[:5] == ["uz_topic", "Cyrillic", "acc", "0.0 %", "25.0 %"]
+    assert cyrillic[:6] == ["uz_topic", "Cyrillic", "acc", "25.0 % longest option", "0.0 %", "25.0 %"]
 
 
 def test_verdicts_are_counted_in_a_sentence(tmp_path: Path) -> None:
@@ -350,6 +353,52 @@ def test_alphabets_table_pairs_each_model_with_its_own_latin(tmp_path: Path) -> 
     assert gaps[1][:7] == ["base", "uz_topic", "acc", "Cyrillic", "36.4 %", "0.0 %", "−36.4"]
     assert gaps[2][:7] == ["tuned", "uz_topic", "acc", "Cyrillic", "75.0 %", "25.0 %", "−50.0"]
     assert [gap[9] for gap in gaps[1:]] == ["11", "12"]
+
+
+def in_prompts(first: list[float], second: list[float], task: str = "uz_topic") -> list[Asked]:
+    items = [f"topic-{number}" for number in range(len(first))]
+    sides = {"p1": first, "p2": second}
+    return [Asked({"acc": values}, task, prompt_id=name, item_ids=items) for name, values in sides.items()]
+
+
+def test_prompts_table_shows_mean_spread_and_worst_of_both(tmp_path: Path) -> None:
+    one = made_run(tmp_path / "base", *in_prompts([1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]))
+    two = made_run(tmp_path / "cand", *in_prompts([1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0]), by=Asker("tuned"))
+    text = report((one, two, compare(one, two)))
+    (row,) = (row for found in tables(text) for row in cells(found)[1:] if cells(found)[0][3:4] == ["prompts"])
+    # Of two values 25 and 50 points apart the standard deviation is 25/√2.
+    assert row[:8] == ["uz_topic", "Latin", "acc", "2", "37.5 % ± 17.7", "25.0 % p1", "87.5 % ± 17.7", "75.0 % p2"]
+    assert (row[8], row[11]) == ("+50.0", "+25.0 … +75.0")
+
+
+def test_report_of_one_prompt_has_no_prompts_table(tmp_path: Path) -> None:
+    assert "## Prompts" not in report(two_runs(tmp_path))
+
+
+def test_tables_of_one_run_show_scores_prompts_and_alphabets(tmp_path: Path) -> None:
+    turned = Asked({"acc": [0.0, 0.0]}, orthography="cyrillic", item_ids=["topic-0", "topic-1"])
+    text = run_tables(made_run(tmp_path / "run", *in_prompts([1.0, 0.0], [1.0, 1.0]), turned))
+    scores, prompts, gaps = (cells(found) for found in tables(text))
+    assert [row[:4] for row in scores[1:]] == [
+        ["uz_topic", "Latin", "acc", "50.0 %"],
+        ["uz_topic p2", "Latin", "acc", "100.0 %"],
+        ["uz_topic", "Cyrillic", "acc", "0.0 %"],
+    ]
+    assert prompts[1][:5] == ["uz_topic", "Latin", "acc", "2", "75.0 %"]
+    assert prompts[1][-1] == "50.0 % p1"
+    assert gaps[1][:6] == ["uz_topic", "acc", "Cyrillic", "50.0 %", "0.0 %", "−50.0"]
+
+
+def test_tables_of_a_limited_run_say_so(tmp_path: Path) -> None:
+    whole, part = Asked({"acc": [1.0, 0.0]}), Asked({"acc": [1.0, 0.0]}, n_all=48)
+    assert "limited" not in run_tables(made_run(tmp_path / "whole", whole))
+    assert "limited: a part of the documents" in run_tables(made_run(tmp_path / "part", part))
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_name_of_a_model_stays_plain_in_the_tables_of_a_run(tmp_path: Path, text: str) -> None:
+    tokens = parsed(run_tables(made_run(tmp_path / "run", Asked({"acc": [1.0, 0.0]}), by=Asker(text or "model"))))
+    assert not kinds(tokens) & {"html_block", "html_inline", "link_open", "image", "code_inline", "fence"}
 
 
 def test_provenance_says_what_was_run_and_where(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from tasks_uz.ask import Wording, asked, titled, with_options
 from tasks_uz.ask import offered as doc_to_choice  # noqa: F401
-from tasks_uz.choices import macro_f1, process_results  # noqa: F401
+from tasks_uz.choices import macro_f1  # noqa: F401
+from tasks_uz.choices import process_classes as process_results  # noqa: F401
 from tasks_uz.data import Source, from_hub
 
 SOURCES = (Source("Davlan/sib200", "uzn_Latn", ("test", "train")),)
