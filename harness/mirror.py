@@ -47,8 +47,8 @@ def fill(out: Path, tasks: Sequence[str] = ("uz_hub",)) -> list[Path]:
             paths.append(path)
     if missing:
         raise NetworkError(
-            f"{len(dict.fromkeys(missing))} data sets could not be fetched: {', '.join(dict.fromkeys(missing))}. One "
-            "that wants its terms accepted wants HF_TOKEN too; the same command fetches what is missing."
+            f"Data that could not be fetched: {', '.join(dict.fromkeys(missing))}. Where terms must be accepted, "
+            "HF_TOKEN is needed too; the same command fetches what is missing."
         )
     return [*paths, out / CHECKSUMS]
 

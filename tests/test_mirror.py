@@ -1,4 +1,4 @@
-"""Hub data from a mirror on the disk: layout, checksums, damage; and what is said where there is neither."""
+"""Hub data from a mirror on the disk: layout, checksums, damage, what is said where there is none; filling one."""
 
 from __future__ import annotations
 
@@ -182,10 +182,10 @@ def test_mirror_beside_the_checkout_has_the_hubs_rows(
 # In a process of its own: `datasets` is heavy. Prints the texts, or the failure's name and message.
 LOAD = """
 import json, sys
-from tasks_uz.uz_sib200.utils import document
+from tasks_uz.uz_sib200.utils import SOURCES, document
 from tasks_uz.data import from_hub
 try:
-    splits = from_hub("Davlan/sib200", "uzn_Latn", {"test": "test"}, document, mirror=json.loads(sys.argv[1]))
+    splits = from_hub(SOURCES[0], {"test": "test"}, document, mirror=json.loads(sys.argv[1]))
     print(json.dumps([row["text"] for row in splits["test"]]))
 except Exception as error:
     print(json.dumps([type(error).__name__, str(error)]))
@@ -218,3 +218,108 @@ def test_without_mirror_and_network_the_message_says_how_to_name_a_mirror(tmp_pa
     assert "Davlan/sib200 (uzn_Latn)" in said
     assert "--mirror DIR or UZBENCH_MIRROR=DIR" in said
     assert "\n" not in said
+
+
+def test_row_without_a_column_is_named_with_the_columns_it_has(tmp_path: Path) -> None:
+    mirror = mirror_of(tmp_path, lines(ROWS[0], {"index_id": 9, "label": "travel", "text": "Poyezd keldi."}))
+    kind, said = load(mirror, tmp_path / "cache")
+    assert kind == "MirrorError"
+    assert "Davlan/sib200 (uzn_Latn, test), row 2 has no column 'category', it has index_id, label, text" in said
+
+
+@pytest.mark.parametrize("category", ["cooking", None, 3])
+def test_row_with_an_unknown_value_is_named(tmp_path: Path, category: Any) -> None:
+    mirror = mirror_of(tmp_path, lines(ROWS[0], {**ROWS[1], "category": category}))
+    kind, said = load(mirror, tmp_path / "cache")
+    assert kind == "MirrorError"
+    assert "row 2" in said
+    assert "\n" not in said
+
+
+# ---------------------------------------------------------------- filling a mirror
+
+SPLITS = ("test", "validation", "train")
+
+
+def hub_of(folder: Path, *, splits: tuple[str, ...] = SPLITS) -> Path:
+    """A directory in which `datasets` finds Davlan/sib200 without the hub; the working directory of `fill`."""
+    data = folder / "Davlan" / "sib200"
+    data.mkdir(parents=True, exist_ok=True)
+    entries = [{"split": split, "path": f"{split}.jsonl"} for split in splits]
+    configs = {"configs": [{"config_name": "uzn_Latn", "data_files": entries}]}
+    # JSON is YAML.
+    (data / "README.md").write_text(f"---\n{json.dumps(configs)}\n---\n", encoding="utf-8")
+    for number, split in enumerate(splits):
+        rows = [{**row, "index_id": number * 100 + row["index_id"]} for row in ROWS]  # type: ignore[operator]
+        (data / f"{split}.jsonl").write_bytes(lines(*rows))
+    return folder
+
+
+def fill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`uzbench mirror` of uz_sib200 to folder/out."""
+    return subprocess.run(
+        [sys.executable, "-m", "harness", "mirror", "--out", "out", "--tasks", "uz_sib200", *arguments],
+        cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+    )
+
+
+def sums(folder: Path) -> dict[str, str]:
+    return mirror_checksums(folder / "out")
+
+
+def test_filled_mirror_is_read_as_a_mirror_and_carries_its_checksums(tmp_path: Path) -> None:
+    hub = hub_of(tmp_path)
+    done = fill(hub)
+    assert done.returncode == 0, done.stderr
+    written = sums(hub)
+    assert "Davlan/sib200/uzn_Latn/test.jsonl" in written
+    for name, digest in written.items():
+        assert hashlib.sha256((hub / "out" / name).read_bytes()).hexdigest() == digest
+    assert sib200(hub / "out") == ROWS
+    # Classes come mixed.
+    assert sorted(load(hub / "out", tmp_path / "other")) == sorted(row["text"] for row in ROWS)
+
+
+def test_second_fill_leaves_whole_files_and_mends_damaged_ones(tmp_path: Path) -> None:
+    hub = hub_of(tmp_path)
+    assert fill(hub).returncode == 0
+    written, test = sums(hub), hub / "out" / "Davlan/sib200/uzn_Latn/test.jsonl"
+    train = test.with_name("train.jsonl")
+    before = train.stat().st_mtime_ns
+    test.write_bytes(b"cut")
+    assert fill(hub).returncode == 0
+    assert sums(hub) == written
+    assert sib200(hub / "out") == ROWS
+    assert train.stat().st_mtime_ns == before
+
+
+def test_fill_says_as_json_what_it_wrote(tmp_path: Path) -> None:
+    done = fill(hub_of(tmp_path), "--json")
+    document = json.loads(done.stdout)
+    assert document["schema"] == 1
+    assert all((tmp_path / name).is_file() or Path(name).is_file() for name in document["files"])
+
+
+def test_fill_without_the_hub_exits_as_a_network_failure_and_keeps_what_it_got(tmp_path: Path) -> None:
+    done = fill(hub_of(tmp_path), "--tasks", "uz_sib200,uz_uzlib")
+    assert done.returncode == 3
+    (said,) = [line for line in done.stderr.splitlines() if "could not be fetched" in line]
+    assert "Data that could not be fetched: tahrirchi/uzlib (default)." in said
+    assert "Traceback" not in done.stderr
+    assert sib200(tmp_path / "out") == ROWS
+
+
+def test_fill_of_a_task_that_ships_with_the_package_is_refused(tmp_path: Path) -> None:
+    done = fill(tmp_path, "--tasks", "uz_topic")
+    assert done.returncode == 2
+    assert "uz_topic ships with uzbench" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_fill_of_an_unknown_task_names_the_near_one(tmp_path: Path) -> None:
+    done = fill(tmp_path, "--tasks", "uz_sib20")
+    assert done.returncode == 2
+    assert "Did you mean 'uz_sib200'?" in done.stderr

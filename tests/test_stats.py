@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import product
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from scipy.stats import binom, norm, t
+from scipy.stats import bootstrap as bootstrap_of_scipy
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 from statsmodels.stats.proportion import proportion_confint
 
@@ -19,6 +20,8 @@ from harness.stats import (
     ALPHA,
     RESAMPLES,
     Estimate,
+    Floats,
+    bootstrap,
     clusters,
     estimate,
     holm,
@@ -341,6 +344,65 @@ def test_difference_as_large_as_detectable_is_found_in_80_percent() -> None:
         power = norm.sf(1.959964 - away) + norm.cdf(-1.959964 - away)
         # The quantiles 1.96 and 0.84 are rounded to two digits.
         assert power == pytest.approx(0.80, abs=0.001)
+
+
+# ---------------------------------------------------------------- bootstrap
+
+
+def mean_of(values: Floats) -> Callable[[Floats], Floats]:
+    """The mean of the documents drawn, as a statistic of their weights."""
+    return lambda weights: np.asarray(weights @ values / weights.sum(axis=1))
+
+
+def test_bootstrap_of_a_mean_has_the_error_and_interval_of_scipys() -> None:
+    for draw in draws("bootstrap", 5):
+        values = draw.gamma(2.0, size=80)
+        found = bootstrap(mean_of(values), alone(80))
+        theirs = bootstrap_of_scipy((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=draw)
+        assert found.ci95 is not None
+        assert found.value == pytest.approx(values.mean(), abs=ROUNDING)
+        # Two draws of 9,999: a tail's quantile has an error of .027 standard errors in each.
+        close = 5 * 0.027 * math.sqrt(2) * theirs.standard_error
+        assert found.ci95 == pytest.approx(tuple(theirs.confidence_interval), abs=close)
+        # The error of a mean of n draws is known: the population's deviation by √n. Ours of it: 1/√(2 · 9,999).
+        assert found.stderr == pytest.approx(values.std() / math.sqrt(80), rel=5 / math.sqrt(2 * RESAMPLES))
+
+
+def test_bootstrap_draws_passages_whole_and_as_many_as_there_are() -> None:
+    groups = ["a", "", "b", "a", "b", "a", ""]
+
+    def statistic(weights: Floats) -> Floats:
+        assert (weights[:, [3, 5]] == weights[:, [0]]).all()
+        assert (weights[:, 4] == weights[:, 2]).all()
+        # Of the passages a and b and the two lone documents four are drawn.
+        assert len(weights) == 1 or (weights[:, [0, 1, 2, 6]].sum(axis=1) == 4).all()
+        return np.asarray(weights[:, 0])
+
+    assert bootstrap(statistic, groups).n_clusters == 4
+
+
+def test_bootstrap_of_one_passage_has_no_interval() -> None:
+    found = bootstrap(mean_of(np.array([1.0, 0.0])), ["a", "a"])
+    assert (found.value, found.stderr, found.ci95, found.p) == (0.5, None, None, 1.0)
+
+
+def test_bootstrap_p_is_small_far_from_zero_and_never_zero() -> None:
+    assert bootstrap(mean_of(np.full(20, 0.5)), alone(20)).p == 2 / (RESAMPLES + 1)
+    assert bootstrap(mean_of(np.zeros(20)), alone(20)).p == 1.0
+
+
+def test_bootstrap_p_of_a_mean_is_near_that_of_a_normal_test() -> None:
+    for draw in draws("bootstrap p", 10):
+        values = draw.normal(0.15, size=400)
+        normal = 2 * norm.sf(abs(values.mean()) / (values.std() / math.sqrt(400)))
+        # A p of 9,999 draws comes in steps of two of them, and has their error.
+        error = 2 / RESAMPLES + 10 * math.sqrt(normal / 2 / RESAMPLES)
+        assert bootstrap(mean_of(values), alone(400)).p == pytest.approx(normal, rel=0.15, abs=error)
+
+
+def test_bootstrap_says_the_same_each_time() -> None:
+    values = np.arange(30.0)
+    assert bootstrap(mean_of(values), alone(30)) == bootstrap(mean_of(values), alone(30))
 
 
 # ---------------------------------------------------------------- many tests at once
