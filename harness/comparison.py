@@ -57,7 +57,8 @@ def compare(base: RunLike, cand: RunLike, *, margin: float = MARGIN) -> Comparis
             elif (metric, name) == first:
                 unscored.append(f"{_names([task.key])}: no document was scored in both runs; it is in no average.")
         for metric in task.corpus_metrics:
-            compared.append(_corpus_compared(task, metric, asked[0][task.key], asked[1][task.key], margin))
+            each = _corpus_compared(task, metric, asked[0][task.key], asked[1][task.key], margin)
+            compared += [each] if each is not None else []
     if not compared:
         raise UnpairedError(f"{base.path} and {cand.path} have no document that both scored.")
     adjusted, overall = _adjusted(compared, margin)
@@ -203,16 +204,18 @@ def _compared(
 
 def _corpus_compared(
     task: TaskRecord, metric: str, base: Sequence[Sample], cand: Sequence[Sample], margin: float
-) -> _Compared:
-    """A metric of all documents together, by paired bootstrap: each draw of documents is the same on both sides."""
+) -> _Compared | None:
+    """A metric of all documents together; None where no document was answered in both runs."""
     theirs = {(sample.doc_hash, sample.occurrence): sample for sample in cand}
-    one, two = Classified.of(base), Classified.of([theirs[each.doc_hash, each.occurrence] for each in base])
+    pairs = [(each, theirs[each.doc_hash, each.occurrence]) for each in base]
+    answered = [(one, two) for one, two in pairs if Classified.is_class(one) and Classified.is_class(two)]
+    if not answered:
+        return None
+    one, two = Classified.of([pair[0] for pair in answered]), Classified.of([pair[1] for pair in answered])
     before, after = one.macro_f1(), two.macro_f1()
-    found = stats.bootstrap(lambda weights: after(weights) - before(weights), [sample.group for sample in base])
-    everything = np.ones((1, len(base)))
-    same = bool((one.said == two.said).all())
+    found = stats.paired_statistic(before, after, one.said != two.said, [each.group for each, _ in answered])
+    everything = np.ones((1, len(answered)))
     right = one.said == one.right, two.said == two.right
-    interval = found.ci95 or (-1.0, 1.0)
     row = Row(
         task=task.task,
         orthography=task.orthography,
@@ -221,20 +224,20 @@ def _corpus_compared(
         primary=False,
         base=float(before(everything)[0]),
         cand=float(after(everything)[0]),
-        delta=found.value,
-        ci95=interval,
+        delta=found.delta,
+        ci95=found.ci95,
         p=found.p,
         p_adjusted=None,
-        n_pairs=len(base),
-        n_unscored=0,
+        n_pairs=len(answered),
+        n_unscored=len(pairs) - len(answered),
         n_clusters=found.n_clusters,
-        mde=None if same or found.stderr is None else stats.POWER_TWO_SIDED * found.stderr,
+        mde=found.mde,
         gained=int((right[1] & ~right[0]).sum()),
         lost=int((right[0] & ~right[1]).sum()),
-        test="none" if same else "bootstrap",
+        test=found.test,
         chance=None,
         higher_is_better=True,
-        verdict=stats.verdict(found.p, interval, found.value, margin),
+        verdict=stats.verdict(found.p, found.ci95, found.delta, margin),
     )
     return _Compared(row, found.stderr)
 

@@ -23,12 +23,21 @@ class Classified:
     right: Classes
     said: Classes
 
+    @staticmethod
+    def is_class(sample: Sample) -> bool:
+        """Whether a document's answer, and what was wanted, are among its choices; one not answered is no class."""
+        return sample.target in sample.choices and sample.response in sample.choices
+
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Classified:
-        """From samples, whose choices are the classes. Raises ValueError where a target is none of them."""
+        """From samples that are classes; what was said is the likeliest choice, whatever the primary metric weighs."""
+        said = [
+            int(np.argmax(sample.logprobs)) if sample.logprobs else sample.choices.index(sample.response or "")
+            for sample in samples
+        ]
         return cls(
             np.asarray([sample.choices.index(sample.target) for sample in samples], dtype=np.intp),
-            np.asarray([sample.choices.index(sample.response or "") for sample in samples], dtype=np.intp),
+            np.asarray(said, dtype=np.intp),
         )
 
     def macro_f1(self) -> Callable[[Floats], Floats]:

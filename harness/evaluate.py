@@ -24,7 +24,7 @@ from harness.runs import PLAN, RUN, RunDirectory, slug, write_run
 from harness.scoring import read_samples, task_record
 from harness.store import STORE, Store
 from tasks_uz import catalog
-from tasks_uz.data import ROOT, HubUnreachableError, MirrorError
+from tasks_uz.data import CHECKSUMS, ROOT, HubUnreachableError, MirrorError, mirror_checksums
 from tasks_uz.prompts import STOP, TARGET_DELIMITER
 from tasks_uz.text import ORTHOGRAPHIES
 
@@ -74,6 +74,8 @@ def run(
     base, targets = _targets(spec, adapters)
     if mirror is not None and not Path(mirror).is_dir():
         raise UsageError(f"--mirror {mirror}: no such directory. Expected DIR/<owner>/<name>/<config>/<split>.jsonl")
+    if mirror is not None and not mirror_checksums(Path(mirror)):
+        log.warning("%s has no %s: its files are taken as they are.", mirror, CHECKSUMS)
     with (
         Store(Path(out) / STORE) as store,
         _quiet_libraries(),
@@ -113,11 +115,14 @@ def select(spec: RunSpec) -> tuple[list[str], str | None]:
             everything = [*known, *groups, catalog.DEMO]
             raise UnknownNameError("Task", task, everything, "All tasks: uzbench tasks")
         for member in members:
-            if known[member].base != member:
+            info = known[member]
+            if info.base != member and (member == task or info.prompt != "p1"):
                 names.append(member)
                 continue
-            variants = [known[name] for name in sorted(known) if known[name].base == member]
-            present = [each for each in variants if each.orthography in wanted]
+            # A group may name a task in another alphabet, and it in that one alone.
+            alphabets = wanted if info.base == member else (info.orthography,)
+            variants = [known[name] for name in sorted(known) if known[name].base == info.base]
+            present = [each for each in variants if each.orthography in alphabets]
             if not present:
                 raise UsageError(
                     f"Task {member} isn't asked in {', '.join(wanted)}. It is asked in: "
@@ -125,7 +130,7 @@ def select(spec: RunSpec) -> tuple[list[str], str | None]:
                 )
             # In the order of the alphabets; the prompts of a task behind its own.
             chosen = [each for each in present if spec.prompts == "all" or each.prompt == "p1"]
-            names += [each.name for each in sorted(chosen, key=lambda each: wanted.index(each.orthography))]
+            names += [each.name for each in sorted(chosen, key=lambda each: alphabets.index(each.orthography))]
     return list(dict.fromkeys(names)), subset
 
 
@@ -169,7 +174,7 @@ def _model(spec: RunSpec, base: Located | None, targets: Sequence[Target], gpus:
     except ImportError as error:
         raise UsageError(f"Asking a model needs {error.name}. Try: pip install 'uzbench[eval]'") from None
     if base is None:
-        return LmEvalModel(spec)
+        return LmEvalModel(spec, gpus)
     adapters = {target.model_name: target.adapter for target in targets if target.adapter is not None}
     return LocalModel(spec, base, adapters, gpus)
 
@@ -265,7 +270,10 @@ def load_tasks(names: Sequence[str], spec: RunSpec, mirror: Path | None = None) 
         if spec.prompt_format != "plain":
             _set_format(task, spec.prompt_format, name in ours)
         shots = task.config.num_fewshot or 0
-        available = len(list(task.fewshot_docs() or ())) if shots and name in ours else shots
+        available = shots
+        if shots and name in ours:
+            # Where a task names no split of worked examples, lm-eval takes them from the test documents.
+            available = len(list(task.fewshot_docs() or ())) if task.config.fewshot_split else 0
         if shots > available:
             raise UsageError(f"--shots {shots}: task {name} has {available} worked examples.")
     return tasks

@@ -71,7 +71,10 @@ def _metric(task: TaskRecord, metric: str, name: str, scores: Sequence[Score]) -
 
 
 def _corpus_metric(task: TaskRecord, metric: str, samples: Sequence[Sample]) -> Metric:
-    found = stats.bootstrap(Classified.of(samples).macro_f1(), [sample.group for sample in samples])
+    answered = [sample for sample in samples if Classified.is_class(sample)]
+    found = None
+    if answered:
+        found = stats.bootstrap(Classified.of(answered).macro_f1(), [sample.group for sample in answered])
     return Metric(
         task=task.task,
         orthography=task.orthography,
@@ -79,12 +82,12 @@ def _corpus_metric(task: TaskRecord, metric: str, samples: Sequence[Sample]) -> 
         task_version=task.version,
         metric=metric,
         primary=False,
-        value=found.value,
-        stderr=found.stderr,
-        ci95=found.ci95,
-        n=len(samples),
-        n_unscored=0,
-        n_clusters=found.n_clusters,
+        value=found.value if found else None,
+        stderr=found.stderr if found else None,
+        ci95=found.ci95 if found else None,
+        n=len(answered),
+        n_unscored=len(samples) - len(answered),
+        n_clusters=found.n_clusters if found else 0,
         chance=None,
         higher_is_better=True,
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from datetime import date, time
 from pathlib import Path
 
 from harness.errors import NetworkError, UnknownNameError, UsageError
 from harness.files import dumps, write_text
 from tasks_uz import catalog
-from tasks_uz.data import CHECKSUMS, HubUnreachableError, Source, mirror_checksums, read_hub
+from tasks_uz.data import CHECKSUMS, HubUnreachableError, Row, Source, mirror_checksums, read_hub
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def fill(out: Path, tasks: Sequence[str] = ("uz_hub",)) -> list[Path]:
                 log.info("%s: not fetched: %s", relative, error.cause)
                 missing.append(f"{source.name} ({source.config})")
                 continue
-            write_text(path, "".join(f"{dumps(row)}\n" for row in rows))
+            write_text(path, "".join(f"{dumps(_plain(row))}\n" for row in rows))
             _remember(out, {**sums, relative: _digest(path)})
             log.info("%s: %d rows", relative, len(rows))
             paths.append(path)
@@ -65,6 +66,11 @@ def _sources(tasks: Sequence[str]) -> list[Source]:
                 raise UsageError(f"Task {member} ships with uzbench: it needs no mirror. Hub tasks: --tasks uz_hub")
             found |= dict.fromkeys(sources)
     return list(found)
+
+
+def _plain(row: Row) -> Row:
+    """A row in JSON's own types: `datasets` makes a date of a text that looks like one."""
+    return {key: value.isoformat() if isinstance(value, (date, time)) else value for key, value in row.items()}
 
 
 def _digest(path: Path) -> str:

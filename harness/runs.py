@@ -87,13 +87,13 @@ def find_runs(directory: Path) -> list[RunDirectory]:
 
 def write_run(path: Path, run: Run, samples: Sequence[Sample], scores: Sequence[Score]) -> RunDirectory:
     """Writes a whole run and what follows from it; run.json comes last, so that a complete one has all its files."""
-    write_jsonl(path / SAMPLES, (sample.to_dict() for sample in samples))
-    write_jsonl(path / SCORES, (score.to_dict() for score in scores))
     result: dict[str, Sequence[Record]] = {
         "metrics": summarize(scores, run.tasks, samples),
         "prompt_spreads": prompt_spreads(scores, run.tasks),
         "orthography_gaps": orthography_gaps(scores, run.tasks),
     }
+    write_jsonl(path / SAMPLES, (sample.to_dict() for sample in samples))
+    write_jsonl(path / SCORES, (score.to_dict() for score in scores))
     write_json(path / RESULT, {name: [each.to_dict() for each in found] for name, found in result.items()})
     write_json(path / RUN, run.to_dict())
     return RunDirectory(path, run)

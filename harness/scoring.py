@@ -24,6 +24,7 @@ from tasks_uz import baselines, catalog
 UNSCORED = "unscored"
 NO_ANSWER = "no answer"
 CHOICES = "multiple_choice"
+BY_BYTES = "acc_bytes"
 
 Logged = Mapping[str, Any]
 
@@ -45,7 +46,9 @@ def task_record(
     """
     info = catalog.tasks().get(name)
     corpus = tuple(metric for metric in CORPUS_METRICS if metric in metrics and info and output_type == CHOICES)
-    metrics = {metric: metrics[metric] for metric in _numeric(logged, metrics)}
+    # A task of ours keeps a metric that no document has: a model that answers nothing is seen to.
+    kept = [metric for metric in metrics if metric not in (UNSCORED, *CORPUS_METRICS)]
+    metrics = {metric: metrics[metric] for metric in (kept if info else _numeric(logged, kept))}
     first = "acc" if "acc" in metrics else next(iter(metrics), "")
     return TaskRecord(
         task=info.base if info else name,
@@ -71,6 +74,9 @@ def _baselines(info: catalog.TaskInfo, logged: Sequence[Logged]) -> dict[str, fl
     try:
         return baselines.of_documents(info, [doc for doc in documents.values() if isinstance(doc, Mapping)])
     except (KeyError, IndexError, TypeError):
+        return {}
+    except ImportError:
+        # Those of written answers need the libraries that score them; reading what was scored doesn't.
         return {}
 
 
@@ -107,8 +113,7 @@ def _sample(task: TaskRecord, row: Logged, occurrence: int) -> Sample:
     if task.output_type == CHOICES:
         choices = tuple(str(argument[1]).strip() for argument in arguments)
         logprobs = tuple(float(answer[0]) for answer in answers)
-        best = max(range(len(logprobs)), key=logprobs.__getitem__) if logprobs else None
-        response = choices[best] if best is not None and best < len(choices) else None
+        response = _likeliest(choices, logprobs, by_bytes=task.primary == BY_BYTES)
     else:
         answer = answers[0] if answers else None
         # A task of log-likelihoods answers with numbers; they are kept as they are written.
@@ -129,6 +134,17 @@ def _sample(task: TaskRecord, row: Logged, occurrence: int) -> Sample:
         logprobs=logprobs,
         slice=str(doc.get("slice") or ""),
     )
+
+
+def _likeliest(choices: Sequence[str], logprobs: Sequence[float], *, by_bytes: bool) -> str | None:
+    """The choice that the primary metric takes for the answer."""
+    if not logprobs or len(logprobs) != len(choices):
+        return None
+    worth = [
+        logprob / max(1, len(choice.encode())) if by_bytes else logprob
+        for logprob, choice in zip(logprobs, choices, strict=True)
+    ]
+    return choices[worth.index(max(worth))]
 
 
 def _score(task: TaskRecord, sample: Sample, metric: str, name: str, row: Logged) -> Score:
@@ -164,12 +180,8 @@ def _value(row: Logged, metric: str) -> tuple[float | None, str | None]:
 
 
 def _numeric(logged: Sequence[Logged], known: Iterable[str]) -> list[str]:
-    """Of a task's metrics, those that have a number for some document; `unscored` is a flag, not a metric."""
-    return [
-        metric
-        for metric in known
-        if metric != UNSCORED and any(isinstance(row.get(metric), (int, float)) for row in logged)
-    ]
+    """Of a task's metrics, those that have a number for some document."""
+    return [metric for metric in known if any(isinstance(row.get(metric), (int, float)) for row in logged)]
 
 
 def _arguments(arguments: Any) -> list[tuple[Any, ...]]:

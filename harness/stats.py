@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 RESAMPLES = 9999
 SEED = 20260922
@@ -172,6 +173,30 @@ def bootstrap(statistic: Callable[[Floats], Floats], groups: Sequence[str]) -> R
     tail = min((values <= 0).sum(), (values >= 0).sum()) + 1
     p = min(1.0, 2 * float(tail) / (len(values) + 1))
     return Resampled(value, float(values.std(ddof=1)), (float(low), float(high)), p, n_clusters)
+
+
+def paired_statistic(
+    base: Callable[[Floats], Floats], cand: Callable[[Floats], Floats], changed: Bools, groups: Sequence[str]
+) -> Paired:
+    """Compares two runs in a statistic that all documents have together, by paired bootstrap.
+
+    base, cand: as in `bootstrap`; each draw of documents is the same for both. changed: shape (n,), the documents
+    that the two answered differently. The guards of few documents are those of `paired`: p is never below what
+    flipping the signs of the clusters that changed could give.
+    """
+    found = bootstrap(lambda weights: cand(weights) - base(weights), groups)
+    if not changed.any():
+        return Paired(0.0, 0.0, (0.0, 0.0), 1.0, "none", found.n_clusters, None)
+    n_changed = len(np.unique(clusters(groups)[changed]))
+    p = max(found.p, 2.0 ** (1 - n_changed))
+    if found.stderr is None or found.ci95 is None:
+        return Paired(found.value, None, (-1.0, 1.0), p, "bootstrap", found.n_clusters, None)
+    stderr, interval = found.stderr, found.ci95
+    if stderr < 1e-12:
+        stderr = abs(found.value) / (found.n_clusters + 1)
+        half = _t_quantile(found.n_clusters) * stderr
+        interval = max(-1.0, found.value - half), min(1.0, found.value + half)
+    return Paired(found.value, stderr, interval, p, "bootstrap", found.n_clusters, POWER_TWO_SIDED * stderr)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -67,7 +67,7 @@ def _rows_table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         name = escape(row.task) + (f" {escape(row.prompt_id)}" if several else "")
-        metric = row.metric + (f" ({escape(row.filter)})" if row.filter != "none" else "")
+        metric = row.metric + (f" ({row.filter})" if row.filter != "none" else "")
         unscored = f" ({row.n_unscored} unscored)" if row.n_unscored else ""
         lines.append(
             [

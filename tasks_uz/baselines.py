@@ -2,35 +2,23 @@
 
 Chance; always the most frequent answer; always one letter; the longest choice; the choice that shares most words with
 the passage or question; for written answers the beginning of the text. All are computed from the items alone, in the
-Latin alphabet, and kept in baselines.json, which reports read.
+Latin alphabet where a task has several.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
 from tasks_uz import catalog
 from tasks_uz.ask import OPTION_LETTERS
 from tasks_uz.catalog import TaskInfo
-from tasks_uz.data import ROOT, read_items, transliterate
+from tasks_uz.data import read_items, transliterate
 from tasks_uz.text import words
 
-FILE = "baselines.json"
-
 Document = Mapping[str, Any]
-
-
-@lru_cache(maxsize=1)
-def stored() -> dict[str, dict[str, float]]:
-    """Each embedded task's baselines in its primary metric, as they were measured; empty where none are kept."""
-    path = ROOT / FILE
-    found: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
 
 
 def measured() -> dict[str, dict[str, float]]:
@@ -67,14 +55,16 @@ def of_choices(documents: Sequence[Document]) -> dict[str, float]:
     def share(say: Callable[[Document], int]) -> float:
         return sum(say(doc) == doc["answer"] for doc in documents) / n
 
-    found = {
-        "chance": sum(1 / len(doc["choices"]) for doc in documents) / n,
-        "majority": max(answers.values()) / n,
-    }
+    found = {"chance": sum(1 / len(doc["choices"]) for doc in documents) / n}
     same_choices = len({tuple(doc["choices"]) for doc in documents}) == 1
-    if not same_choices:
+    # The place of a choice is something to go by only where it is shown.
+    lettered = documents[0].get("form", "letters") == "letters"
+    if same_choices or lettered:
+        found["majority"] = max(answers.values()) / n
+    if not same_choices and lettered:
         for number, letter in enumerate(OPTION_LETTERS[: len(documents[0]["choices"])]):
             found[f"always {letter}"] = answers[number] / n
+    if not same_choices:
         found["longest choice"] = share(longest_choice)
     found["word overlap"] = share(overlapping_choice)
     return found

@@ -72,11 +72,11 @@ def key_of(row: Row) -> str | int:
 
 
 def shared_runs(rows: Iterable[Row], others: Iterable[Row]) -> list[tuple[str, str, str]]:
-    """Runs of words that stand in both: (id, other's id, the words)."""
+    """Runs of words that stand in both: (id, other's id or number, the words)."""
     known = {run: str(row["id"]) for row in rows for text in texts(row) for run in runs(text)}
     return [
-        (known[run], str(other["id"]), " ".join(run))
-        for other in others
+        (known[run], str(other.get("id", f"row {number}")), " ".join(run))
+        for number, other in enumerate(others, 1)
         for text in texts(other)
         for run in sorted(runs(text))
         if run in known

@@ -141,7 +141,10 @@ def from_hub(
 
 def _document(source: Source, split: str, document: Callable[[int, Row], Row], number: int, row: Row) -> Row:
     try:
-        return document(number, row)
+        found = document(number, row)
+        if any(not str(choice or "").strip() for choice in found.get("choices", ())):
+            raise ValueError("a choice is empty")
+        return found
     except KeyError as error:
         raise MirrorError(
             f"{source.name} ({source.config}, {split}), row {number + 1} has no column {error}, it has "
@@ -172,10 +175,21 @@ def parallel(
     given, wanted = (from_hub(source, splits, numbered, mirror=mirror) for source in sources)
     asked = {"orthography": "latin", "prompt": prompt, "form": "words"}
     found = {}
-    for split in splits:
+    for split, theirs in splits.items():
+        rows = {each["id"]: each["row"] for each in given[split]}
         others = {each["id"]: each["row"] for each in wanted[split]}
-        pairs = [(each["row"], others[each["id"]]) for each in given[split] if each["id"] in others]
-        found[split] = as_dataset([{**document(*pair), **asked} for pair in pairs])
+        if rows.keys() != others.keys():
+            strange = sorted(rows.keys() ^ others.keys())
+            raise MirrorError(
+                f"{sources[0].name}, {theirs}: {len(strange)} rows of {sources[0].config} and {sources[1].config} "
+                f"have no counterpart, such as id {strange[0]}."
+            )
+
+        def paired(number: int, row: Row, others: dict[str, Row] = others) -> Row:
+            return document(row, others[str(row["id"])])
+
+        documents = [_document(sources[0], theirs, paired, number, row) for number, row in enumerate(rows.values())]
+        found[split] = as_dataset([{**each, **asked} for each in documents])
     return found
 
 
@@ -226,14 +240,16 @@ def read_hub(name: str, config: str, split: str) -> list[Row]:
     Raises HubUnreachableError.
     """
     from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetsError
 
     try:
         return list(load_dataset(name, config if config != "default" else None, split=split))
-    except (ConnectionError, OSError, DatasetNotFoundError) as error:
+    # ValueError: no such configuration or split. RuntimeError: a data set that wants its own code run.
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        what = "can't be reached" if isinstance(error, ConnectionError) else "doesn't give it"
         raise HubUnreachableError(
-            f"data set {name} ({config}) is on the model hub, which can't be reached "
+            f"data set {name} ({config}, {split}) is on the model hub, which {what} "
             f"({type(error).__name__}). Name a mirror: --mirror DIR or {MIRROR_VARIABLE}=DIR",
             cause,
         ) from error

@@ -2,7 +2,6 @@
 
 - the YAML of every variant of an embedded task: alphabets, forms, prompts
 - the groups
-- baselines.json
 - the README of each task, and tasks_uz/README.md
 
 Whoever adds a task writes its folder (NAME.yaml, utils.py, items.jsonl, shots.jsonl) and runs this. The tests hold what
@@ -11,7 +10,6 @@ stands there against this script's output.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
@@ -39,7 +37,6 @@ def outputs() -> dict[Path, str]:
     found |= dict(_groups())
     # What follows reads the variants that are there.
     measured = baselines.measured()
-    found[ROOT / baselines.FILE] = json.dumps(measured, indent=2) + "\n"
     for task in catalog.base_tasks():
         found[task.path.parent / "README.md"] = page(task, measured.get(task.name, {}))
     found[ROOT / "README.md"] = index(measured)

@@ -47,13 +47,16 @@ def save_tiny(
         "intermediate_size": 128,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
-        "num_key_value_heads": 4 if kind in ("phi", "gpt2") else 2,
+        "num_key_value_heads": 4 if kind == "phi" else 2,
         "max_position_embeddings": positions,
         "tie_word_embeddings": True,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+    if kind == "gpt2":
+        # It has no such setting, and would keep it as one of its own.
+        del shape["num_key_value_heads"]
     if kind in ("mistral", "gemma3_text", "phi3"):
         shape["sliding_window"] = 24
     if kind == "gemma3_text":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -143,6 +144,14 @@ def test_answer_without_content_is_unscored_not_wrong(tmp_path: Path) -> None:
     assert found.metrics[0].n_unscored == 1
 
 
+def test_task_without_any_answer_is_in_the_result_with_all_its_documents(tmp_path: Path) -> None:
+    with OpenAIServer(topic_of, faults=("null",) * 3) as server:
+        spec = dataclasses.replace(api_spec(server), prompt_format="chat", limit=3)
+        (found,) = run(spec, out=tmp_path, progress=False)
+    (metric,) = (metric for metric in found.metrics if metric.primary)
+    assert (metric.metric, metric.value, metric.n, metric.n_unscored) == ("exact_match", None, 0, 3)
+
+
 def test_server_that_stays_away_is_one_line_and_the_run_goes_on_where_it_was(tmp_path: Path) -> None:
     with OpenAIServer(topic_of) as server:
         spec = api_spec(server)
@@ -156,12 +165,32 @@ def test_server_that_stays_away_is_one_line_and_the_run_goes_on_where_it_was(tmp
         assert len(server.requests) == before + 8
 
 
-def test_choices_cant_be_scored_by_a_chat_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("prompt_format", ["plain", "chat"])
+def test_choices_cant_be_scored_by_a_server_and_that_is_said_before_it_is_asked(
+    prompt_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with OpenAIServer(topic_of) as server:
         arguments = ["--model", "served", "--backend", "api", "--base-url", server.url, "--tasks", "uz_topic"]
-        code = run_command(["run", *arguments, "--chat-template", "--limit", "2", "--out", str(tmp_path)])
+        arguments += ["--prompt-format", prompt_format, "--limit", "2", "--out", str(tmp_path)]
+        code = run_command(["run", *arguments])
+        assert server.requests == []
     assert code == EXIT_USER
-    assert "--backend api can't score texts" in capsys.readouterr().err
+    assert "--backend api can't score texts" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_server_of_llama_cpp_without_token_logprobs_is_one_line(tmp_path: Path) -> None:
+    with OpenAIServer(topic_of) as server:
+        spec = RunSpec(model="gemma.gguf", backend="gguf", base_url=server.url, tasks=("uz_topic",), limit=1)
+        with pytest.raises(NetworkError, match="doesn't give what scoring needs"):
+            run(spec, out=tmp_path, progress=False)
+
+
+def test_answers_that_are_sampled_are_kept_by_their_seed(tmp_path: Path) -> None:
+    with OpenAIServer(topic_of) as server:
+        for seed, n_asked in ((1, 3), (2, 3), (1, 0)):
+            spec = dataclasses.replace(api_spec(server), limit=3, seed=seed, gen_kwargs={"temperature": 0.7})
+            (found,) = run(spec, out=tmp_path, progress=False)
+            assert found.run.requests["asked"] == n_asked
 
 
 def test_llama_cpps_server_is_asked_by_lm_evals_gguf_class(tmp_path: Path) -> None:
@@ -178,9 +207,11 @@ def test_llama_cpps_server_is_asked_by_lm_evals_gguf_class(tmp_path: Path) -> No
         (["--backend", "vllm"], EXIT_USER, "--backend vllm needs vllm, which wants an environment of its own"),
         (["--backend", "sglang"], EXIT_USER, "--backend sglang needs sglang"),
         (["--backend", "api", "--base-url", NOBODY, "--adapter", "a"], EXIT_USER, "--adapter goes with"),
+        (["--backend", "api", "--base-url", NOBODY, "--quantization", "nf4"], EXIT_USER, "--quantization nf4 goes"),
+        (["--backend", "vllm", "--gpus", "2"], EXIT_USER, "--gpus 2 goes with --backend engine or hf"),
         (["--backend", "api", "--base-url", NOBODY], EXIT_ENVIRONMENT, "The server at http://127"),
     ],
-    ids=["no address", "no vllm", "no sglang", "adapter", "nobody there"],
+    ids=["no address", "no vllm", "no sglang", "adapter", "quantization", "GPUs", "nobody there"],
 )  # fmt: skip
 def test_backend_that_cant_answer_is_one_line(
     arguments: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -601,6 +601,32 @@ def test_macro_f1_is_compared_over_all_documents_at_once(tmp_path: Path) -> None
     assert row.verdict == "better"
 
 
+@pytest.mark.parametrize(("n", "p"), [(2, 0.5), (3, 0.25), (5, 0.0625)])
+def test_few_documents_that_all_became_right_prove_nothing(tmp_path: Path, n: int, p: float) -> None:
+    targets = "sibsi"[:n]
+    row = f1_row(compared(tmp_path, classified(targets, "ibsib"[:n]), classified(targets, targets)))
+    assert (row.base, row.cand, row.delta) == (0.0, 1.0, 1.0)
+    # As McNemar would have it; and every draw of such documents gives the same difference.
+    assert row.p == p == binomtest(n, n).pvalue
+    assert row.ci95[0] < 1.0
+    assert row.verdict == "unclear"
+
+
+def test_documents_that_one_run_left_unanswered_are_counted_and_in_no_macro_f1(tmp_path: Path) -> None:
+    whole, part = classified(TARGETS, BASE_SAYS), classified(TARGETS, CAND_SAYS)
+    part = replace(part, responses=[None, *list(part.responses or ())[1:-1], "boshqa"])
+    row = f1_row(compared(tmp_path, whole, part))
+    assert (row.n_pairs, row.n_unscored) == (43, 2)
+    assert row.base == pytest.approx(f1_score(list(TARGETS[1:-1]), list(BASE_SAYS[1:-1]), average="macro"))
+
+
+def test_task_without_any_answer_has_no_macro_f1(tmp_path: Path) -> None:
+    whole = classified("sib", "sss")
+    silent = replace(whole, responses=[None] * 3)
+    rows = compared(tmp_path, whole, silent).rows
+    assert [row.metric for row in rows] == ["acc"]
+
+
 def test_macro_f1_pairs_documents_whatever_their_order(tmp_path: Path) -> None:
     docs = [f"d{number}" for number in range(45)]
     base = classified(TARGETS, BASE_SAYS, docs=docs)

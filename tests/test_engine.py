@@ -12,12 +12,13 @@ import pytest
 import torch
 from conftest import save_adapter, save_tiny
 from lm_eval.api.instance import Instance
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import PromptTuningConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from harness.engine import bench
 from harness.engine.jobs import Budget, EnginePlanner, Instances, PaddedPlanner
 from harness.engine.lm import EngineLM, HFBackend
-from harness.engine.load import quantization_config
+from harness.engine.load import quantization_config, served
 from harness.engine.tokens import Encoder
 from harness.errors import ModelError, UsageError
 from harness.evaluate import run
@@ -135,7 +136,10 @@ def test_answer_longer_than_the_model_is_one_line(tokenizer_directory: Path, tmp
 def test_whole_texts_have_lm_evals_rolling_likelihood(kind: str, tokenizer_directory: Path, tmp_path: Path) -> None:
     path = save_tiny(tmp_path / kind, tokenizer_directory, kind, positions=40)
     texts = [context + choice for context, choice in random_requests(5)]
-    asked = instances("loglikelihood_rolling", [(text,) for text in [*texts, "bir"]])
+    # One has nothing to score, one more windows than a batch holds.
+    longest = "".join(texts)
+    assert len(longest.split()) > SMALL.tokens
+    asked = instances("loglikelihood_rolling", [(text,) for text in [*texts, "bir", "", longest]])
     ours, theirs = (by(path, "loglikelihood_rolling", asked) for by in (by_engine, by_lm_eval))
     assert max(abs(one - two) for one, two in zip(ours, theirs, strict=True)) < CLOSE
 
@@ -204,6 +208,27 @@ def test_answer_ends_at_any_of_the_models_end_tokens(tokenizer_directory: Path, 
     assert found == {"a": tokenizer.decode(said[:at])}
 
 
+def test_stop_string_that_is_a_special_token_ends_an_answer(tokenizer_directory: Path, tmp_path: Path) -> None:
+    path = save_tiny(tmp_path / "llama", tokenizer_directory)
+    model, tokenizer = loaded(path)
+    prompt = next(context for context, _ in random_requests(6) if context)
+    (asked,) = instances("generate_until", [(prompt, {"max_gen_toks": 8})])
+    (whole,) = by_engine(path, "generate_until", [asked])
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    said = model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)[0, ids.shape[1] :].tolist()
+    at = next(at for at in range(1, 8) if said[at] not in said[:at])
+    # The token that comes there becomes special: the text of an answer no longer shows it.
+    tokenizer.add_special_tokens({"additional_special_tokens": [tokenizer.convert_ids_to_tokens(said[at])]})
+    stop = tokenizer.convert_ids_to_tokens(said[at])
+    engine = EngineLM(model, tokenizer)
+    (stopped,) = instances("generate_until", [(prompt, {"max_gen_toks": 8, "until": [stop]})])
+    jobs = EnginePlanner(Encoder(tokenizer, model.config), SMALL).jobs("generate_until", {"a": stopped})
+    ((_, found),) = engine.work("generate_until", jobs)
+    assert found == {"a": tokenizer.decode(said[:at])}
+    assert whole.startswith(found["a"])
+    assert len(whole) > len(found["a"])
+
+
 def test_sampling_goes_through_transformers_and_draws_the_same_again(tiny: Path, tmp_path: Path) -> None:
     drawn = []
     for seed, out in ((1, "one"), (1, "two"), (2, "one")):
@@ -232,6 +257,43 @@ def test_architecture_it_doesnt_know_goes_lm_evals_way_and_that_is_said_once(
         )  # fmt: skip
     assert caplog.text.count("the architecture gpt2 is served by lm-eval's own path") == 1
     assert [s.response for s in ours.samples] == [s.response for s in theirs.samples]
+
+
+SPEC = RunSpec(model="m")
+OWN_CODE = {"AutoModelForCausalLM": "own.Model"}
+
+
+@pytest.mark.parametrize(
+    ("config", "spec"),
+    [
+        # What multimodal checkpoints of Gemma 3 say of themselves.
+        (AutoConfig.for_model("gemma3"), SPEC),
+        (AutoConfig.for_model("phi3", rope_parameters={"rope_type": "dynamic", "factor": 2.0}), SPEC),
+        (AutoConfig.for_model("llama", auto_map=OWN_CODE), RunSpec("m", trust_remote_code=True)),
+        (AutoConfig.for_model("llama"), RunSpec("m", backend="hf")),
+    ],
+    ids=["several parts", "positions scaled by the batch", "its own code", "hf"],
+)  # fmt: skip
+def test_what_the_engine_would_get_wrong_isnt_served_by_it(config: Any, spec: RunSpec) -> None:
+    assert not served(spec, config)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_architectures_that_it_knows_are_served(kind: str) -> None:
+    assert served(SPEC, AutoConfig.for_model(kind))
+    # Code of its own that isn't run changes nothing.
+    assert served(SPEC, AutoConfig.for_model(kind, auto_map=OWN_CODE))
+
+
+def test_adapter_that_puts_tokens_in_front_is_refused_by_the_engine_with_what_to_type(
+    tiny: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    get_peft_model(model, prompt).save_pretrained(tmp_path / "adapter")
+    spec = RunSpec(model=str(tiny), tasks=("uz_topic",), limit=1)
+    with pytest.raises(ModelError, match=r"of the kind PROMPT_TUNING, .* Try: --backend hf"):
+        run(spec, adapters=[str(tmp_path / "adapter")], out=tmp_path / "runs", progress=False)
 
 
 def out_of_memory_above(n_requests: int, start: Callable[..., Any]) -> Callable[..., Any]:
@@ -330,6 +392,23 @@ def test_benchmark_prints_both_ways_their_tokens_and_that_they_agree(capsys: pyt
     assert "same choice 3 of 3, same greedy flag 12 of 12" in printed
     assert "2 of 2 texts the same" in printed
     assert printed.count("| engine |") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["0x4@2", "0x4@4"], "a case is named twice"),
+        (["--generate", "2", "--reference"], "--reference wants a case"),
+        (["0x4", "--quantization", "nf4", "--reference"], "weights that aren't quantized"),
+        (["0y4"], "isn't SHOTSxDOCUMENTS@BATCH,BATCH"),
+    ],
+)
+def test_benchmark_refuses_what_it_cant_measure(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(arguments)
+    assert message in capsys.readouterr().err
 
 
 def test_benchmark_counts_what_is_distinct(capsys: pytest.CaptureFixture[str]) -> None:

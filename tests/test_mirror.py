@@ -215,7 +215,7 @@ def test_mirror_may_be_named_by_the_environment_and_an_argument_goes_first(tmp_p
 def test_without_mirror_and_network_the_message_says_how_to_name_a_mirror(tmp_path: Path) -> None:
     kind, said = load(None, tmp_path / "cache")
     assert kind == "HubUnreachableError"
-    assert "Davlan/sib200 (uzn_Latn)" in said
+    assert "Davlan/sib200 (uzn_Latn, test)" in said
     assert "--mirror DIR or UZBENCH_MIRROR=DIR" in said
     assert "\n" not in said
 
@@ -241,24 +241,28 @@ def test_row_with_an_unknown_value_is_named(tmp_path: Path, category: Any) -> No
 SPLITS = ("test", "validation", "train")
 
 
-def hub_of(folder: Path, *, splits: tuple[str, ...] = SPLITS) -> Path:
-    """A directory in which `datasets` finds Davlan/sib200 without the hub; the working directory of `fill`."""
-    data = folder / "Davlan" / "sib200"
+def data_set(folder: Path, name: str, config: str, splits: dict[str, bytes]) -> Path:
+    """A directory in which `datasets` finds a data set without the hub; the working directory of `fill`."""
+    data = folder / name
     data.mkdir(parents=True, exist_ok=True)
     entries = [{"split": split, "path": f"{split}.jsonl"} for split in splits]
-    configs = {"configs": [{"config_name": "uzn_Latn", "data_files": entries}]}
+    configs = {"configs": [{"config_name": config, "data_files": entries}]}
     # JSON is YAML.
     (data / "README.md").write_text(f"---\n{json.dumps(configs)}\n---\n", encoding="utf-8")
-    for number, split in enumerate(splits):
-        rows = [{**row, "index_id": number * 100 + row["index_id"]} for row in ROWS]  # type: ignore[operator]
-        (data / f"{split}.jsonl").write_bytes(lines(*rows))
+    for split, content in splits.items():
+        (data / f"{split}.jsonl").write_bytes(content)
     return folder
 
 
-def fill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`uzbench mirror` of uz_sib200 to folder/out."""
+def hub_of(folder: Path) -> Path:
+    """Davlan/sib200, the same two texts in each split."""
+    return data_set(folder, "Davlan/sib200", "uzn_Latn", dict.fromkeys(SPLITS, lines(*ROWS)))
+
+
+def fill(folder: Path, *arguments: str, tasks: str = "uz_sib200") -> subprocess.CompletedProcess[str]:
+    """`uzbench mirror` to folder/out."""
     return subprocess.run(
-        [sys.executable, "-m", "harness", "mirror", "--out", "out", "--tasks", "uz_sib200", *arguments],
+        [sys.executable, "-m", "harness", "mirror", "--out", "out", "--tasks", tasks, *arguments],
         cwd=folder,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache")},
         capture_output=True,
@@ -298,13 +302,16 @@ def test_second_fill_leaves_whole_files_and_mends_damaged_ones(tmp_path: Path) -
 
 def test_fill_says_as_json_what_it_wrote(tmp_path: Path) -> None:
     done = fill(hub_of(tmp_path), "--json")
+    assert done.returncode == 0
     document = json.loads(done.stdout)
-    assert document["schema"] == 1
-    assert all((tmp_path / name).is_file() or Path(name).is_file() for name in document["files"])
+    written = {str(path.relative_to(tmp_path)) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert document == {"schema": 1, "files": document["files"]}
+    assert set(document["files"]) == written
+    assert len(written) == 3
 
 
 def test_fill_without_the_hub_exits_as_a_network_failure_and_keeps_what_it_got(tmp_path: Path) -> None:
-    done = fill(hub_of(tmp_path), "--tasks", "uz_sib200,uz_uzlib")
+    done = fill(hub_of(tmp_path), tasks="uz_sib200,uz_uzlib")
     assert done.returncode == 3
     (said,) = [line for line in done.stderr.splitlines() if "could not be fetched" in line]
     assert "Data that could not be fetched: tahrirchi/uzlib (default)." in said
@@ -313,13 +320,30 @@ def test_fill_without_the_hub_exits_as_a_network_failure_and_keeps_what_it_got(t
 
 
 def test_fill_of_a_task_that_ships_with_the_package_is_refused(tmp_path: Path) -> None:
-    done = fill(tmp_path, "--tasks", "uz_topic")
+    done = fill(tmp_path, tasks="uz_topic")
     assert done.returncode == 2
     assert "uz_topic ships with uzbench" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_fill_of_an_unknown_task_names_the_near_one(tmp_path: Path) -> None:
-    done = fill(tmp_path, "--tasks", "uz_sib20")
+    done = fill(tmp_path, tasks="uz_sib20")
     assert done.returncode == 2
     assert "Did you mean 'uz_sib200'?" in done.stderr
+
+
+def test_date_comes_back_as_the_text_that_it_was(tmp_path: Path) -> None:
+    name = "facebook/belebele"
+    content = (Path(__file__).parent / "fixtures" / "mirror" / name / "uzn_Latn" / "test.jsonl").read_bytes()
+    assert b'"ds": "2023-05-03"' in content
+    done = fill(data_set(tmp_path, name, "uzn_Latn", {"test": content}), tasks="uz_belebele")
+    assert done.returncode == 0, done.stderr
+    first = json.loads((tmp_path / "out" / name / "uzn_Latn" / "test.jsonl").read_text(encoding="utf-8").split("\n")[0])
+    assert first["ds"].startswith("2023-05-03")
+
+
+def test_data_set_without_the_configuration_that_is_wanted_is_one_line(tmp_path: Path) -> None:
+    done = fill(data_set(tmp_path, "Davlan/sib200", "uzb_Latn", {"test": lines(*ROWS)}))
+    assert done.returncode == 3
+    assert "Data that could not be fetched: Davlan/sib200 (uzn_Latn)." in done.stderr
+    assert "Traceback" not in done.stderr

@@ -80,6 +80,34 @@ def test_run_directory_holds_a_sample_a_document_and_a_score_a_metric(tiny: Path
     assert choice.target in choice.choices
 
 
+def test_answer_of_a_cloze_task_is_the_choice_that_is_scored(tiny: Path, tmp_path: Path) -> None:
+    (found,) = ask(tiny, tmp_path, tasks=("uz_topic_cloze", "uz_topic"), limit=24)
+    right = {
+        (score.task_key, score.item_id): score.value
+        for score in found.scores
+        if score.metric == {"cloze": "acc_bytes", "p1": "acc"}[score.prompt_id]
+    }
+    for sample in found.samples:
+        key = (sample.task, sample.orthography, sample.prompt_id), sample.item_id
+        assert right[key] == float(sample.response == sample.target)
+    by_bytes = [sample for sample in found.samples if sample.prompt_id == "cloze"]
+    raw = [sample.choices[sample.logprobs.index(max(sample.logprobs))] for sample in by_bytes]
+    assert raw != [sample.response for sample in by_bytes]
+
+
+def test_prompts_of_a_group_are_asked_in_the_alphabets_that_it_names() -> None:
+    names = {group: select(RunSpec(model="m", tasks=(group,), prompts="all"))[0] for group in catalog.groups()}
+    assert {"uz_topic_cyrl", "uz_topic_cyrl_p2", "uz_reading_cyrl_cloze_p3"} <= set(names["uz_core_cyrl"])
+    assert {catalog.tasks()[name].orthography for name in names["uz_core_cyrl"]} == {"cyrillic"}
+    assert len(names["uz_core_cyrl"]) == len(names["uz_core_2026"]) == len(names["uz_core"])
+    assert set(names["uz_core_all"]) == {*names["uz_core"], *names["uz_core_cyrl"], *names["uz_core_2026"]}
+
+
+def test_variant_that_is_named_itself_is_asked_alone() -> None:
+    spec = RunSpec(model="m", tasks=("uz_topic_cyrl",), prompts="all", orthographies=("all",))
+    assert select(spec)[0] == ["uz_topic_cyrl"]
+
+
 def test_same_item_in_another_alphabet_keeps_its_id_and_changes_its_hash(tiny: Path, tmp_path: Path) -> None:
     (found,) = ask(tiny, tmp_path, tasks=("uz_topic",), orthographies=("all",), limit=2)
     by_alphabet = {

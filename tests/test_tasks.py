@@ -321,13 +321,14 @@ def without_letters_and_numerals(prompt: str) -> str:
     return re.sub(r"(?m)^[A-D]\) |\b[IVX]+\b", "", prompt)
 
 
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize(
-    ("orthography", "foreign"),
-    [("latin", "[\u0400-\u04fföğşç]"), ("cyrillic", "[A-Za-zʻʼ]"), ("latin2026", "[\u0400-\u04ffʻ]")],
-)
-def test_prompt_is_wholly_in_its_alphabet(loaded: dict[str, Loaded], base: str, orthography: str, foreign: str) -> None:
-    found = one(loaded, f"{base}{TASK_SUFFIX[orthography]}")
+FOREIGN = {"latin": "[\u0400-\u04fföğşç]", "cyrillic": "[A-Za-zʻʼ]", "latin2026": "[\u0400-\u04ffʻ]"}
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_prompt_is_wholly_in_its_alphabet(loaded: dict[str, Loaded], name: str) -> None:
+    found, foreign = one(loaded, name), FOREIGN[catalog.tasks()[name].orthography]
+    # Letters that name options stay Latin, so none is named in a sentence that is converted.
+    assert not [prompt for prompt in found["prompts"] if re.search(r"\b[АБВСД], ", prompt)]
     # Options are lettered A B C D, and Roman numerals written, in every alphabet.
     strange = {
         word

@@ -447,6 +447,11 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     options = parser.parse_args(arguments)
     options.cases = options.cases or ([] if options.generate else [Case(0, 40)])
+    names = [str(case) for case in options.cases]
+    if len(set(names)) < len(names):
+        parser.error("a case is named twice: write its batch sizes behind one @, such as 5x100@8,16")
+    if options.reference and (not options.cases or options.quantization != "none"):
+        parser.error("--reference wants a case such as 0x40, and weights that aren't quantized")
     return options
 
 

@@ -36,7 +36,7 @@ def generate(lm: EngineLM, job: Generation) -> dict[str, str]:
     """The answers of a job, by request: cut at the first stop string, without special tokens."""
     lengths = np.asarray([len(prompt) for prompt in job.prompts])
     cache, first = _prefilled(lm, job, -(-(int(lengths.max()) + job.max_new_tokens) // WIDTH) * WIDTH)
-    ends = _end_tokens(lm)
+    ends = _end_tokens(lm, job.until)
     check_every = CHECK_EVERY if lm.device.type == "cuda" else 1
     said: list[list[int]] = [[] for _ in job.prompts]
     rows = np.arange(len(said))  # of the job, that the cache still holds
@@ -56,10 +56,13 @@ def generate(lm: EngineLM, job: Generation) -> dict[str, str]:
     return {key: _answer(lm, tokens, ends, job.until) for key, tokens in zip(job.keys, said, strict=True)}
 
 
-def _end_tokens(lm: EngineLM) -> frozenset[int]:
-    """The tokens that end an answer: the tokenizer's, and those of the model's own generation settings."""
+def _end_tokens(lm: EngineLM, until: tuple[str, ...]) -> frozenset[int]:
+    """The tokens that end an answer: the tokenizer's, those of the model's own generation settings, and stop strings
+    that are special tokens, which an answer's text doesn't show."""
     named = getattr(lm.model.generation_config, "eos_token_id", None)
-    named = named if isinstance(named, list) else [named]
+    named = list(named) if isinstance(named, list) else [named]
+    special = dict(zip(lm.tokenizer.all_special_tokens, lm.tokenizer.all_special_ids, strict=True))
+    named += [special.get(stop) for stop in until]
     return frozenset(token for token in (*named, lm.tokenizer.eos_token_id) if token is not None)
 
 
@@ -169,7 +172,7 @@ class _Steps:
         width = full if self._kernels is not None else min(full, -(-self._furthest // WIDTH) * WIDTH)
         if width != self._width:
             self._width, self._replay = width, None
-        if self._lm.device.type != "cuda":
+        if self._lm.device.type != "cuda" or not self._lm.recordable:
             self._compute()
             return
         if self._replay is None:

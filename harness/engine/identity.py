@@ -176,6 +176,7 @@ def model_identity(spec: RunSpec, base: Located, adapter: Located | None, dtype:
         "versions": versions("lm_eval", "torch", "transformers", "bitsandbytes"),
         "tokenizer": directory_digest(directory, TOKENIZER) if directory else base.weights,
         "prompt_format": spec.prompt_format if spec.prompt_format == "chat" else None,
+        "trust_remote_code": spec.trust_remote_code,
     }
 
 

@@ -6,8 +6,10 @@ why); a job that doesn't fit the memory is halved.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Protocol, Self
 
 from lm_eval.api.instance import Instance
@@ -17,6 +19,8 @@ from harness.engine.plan import Batch, Part, Unit, plan
 from harness.engine.tokens import Encoder
 from harness.engine.tree import Tokens
 from harness.records import digest
+
+log = logging.getLogger(__name__)
 
 Requests = Mapping[str, Instance]
 """Distinct requests of one kind by their key."""
@@ -118,8 +122,14 @@ class EnginePlanner:
             return plan(self._choices(requests), self.budget.tokens)
         if kind == "loglikelihood_rolling":
             windows = self.encoder.windows([instance.args[0] for instance in requests.values()])
-            units = [Unit((key,) * len(parts), parts) for key, parts in zip(requests, windows, strict=True) if parts]
-            return plan(units, self.budget.tokens)
+            units, apart = [], []
+            for key, parts in zip(requests, windows, strict=True):
+                # The windows of a text are computed together: none, or too many, go lm-eval's way one by one.
+                if 0 < sum(len(part.text) for part in parts) <= self.budget.tokens:
+                    units.append(Unit((key,) * len(parts), parts))
+                else:
+                    apart.append(Instances((key,), (requests[key],)))
+            return [*plan(units, self.budget.tokens), *apart]
         return [job for alike in _by_settings(requests) for job in self._generations(alike)]
 
     def _choices(self, requests: Requests) -> list[Unit]:
@@ -135,7 +145,8 @@ class EnginePlanner:
         until = tuple(text for text in settings.pop("until", None) or () if text)
         greedy = not settings.pop("do_sample", False) and not settings.pop("temperature", 0.0)
         if not greedy or settings:
-            # Sampling, beams, penalties: lm-eval's own way, through transformers' generate.
+            # Sampling, beams, penalties.
+            _say_once("engine: answers that aren't plainly greedy are generated on lm-eval's own path")
             return padded(requests, self.encoder, self.budget, max_new_tokens)
         prompts = self.encoder.prompts([instance.args[0] for instance in requests.values()], max_new_tokens)
         pairs = sorted(zip(requests, prompts, strict=True), key=lambda pair: -len(pair[1]))
@@ -152,6 +163,11 @@ class EnginePlanner:
     def _wave(self, wave: Sequence[tuple[str, Tokens]], max_new_tokens: int, until: tuple[str, ...]) -> Generation:
         keys, prompts = (tuple(part) for part in zip(*wave, strict=True))
         return Generation(keys, prompts, prefill(keys, prompts, self.budget.tokens), max_new_tokens, until)
+
+
+@cache
+def _say_once(text: str) -> None:
+    log.warning(text)
 
 
 class PaddedPlanner:

@@ -130,6 +130,8 @@ class EngineLM(HFBackend):
             widen_narrow_products(model)
         # Adapters work inside the modules of their base, which is called directly.
         self._causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+        # bitsandbytes' int8 product looks at its input on the way, which can't be recorded.
+        self.recordable = not any(type(module).__name__ == "Linear8bitLt" for module in model.modules())
         self._attention, self._multiple = TreeAttention, 1
         self.kernels: Any = None
         if self.device.type == "cuda" and self._causal.dtype in (torch.bfloat16, torch.float16):

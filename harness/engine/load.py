@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -64,23 +65,37 @@ def load_tokenizer(spec: RunSpec, base: Located) -> Any:
 
 
 def load_config(spec: RunSpec, base: Located) -> Any:
-    """The base's configuration, of its text part where it has several.
+    """The base's configuration.
 
     Raises ModelError, NetworkError.
     """
     with one_line(spec.model):
-        config = AutoConfig.from_pretrained(base.path, revision=base.revision, trust_remote_code=spec.trust_remote_code)
-    return getattr(config, "text_config", config)
+        return AutoConfig.from_pretrained(base.path, revision=base.revision, trust_remote_code=spec.trust_remote_code)
 
 
 def served(spec: RunSpec, config: Any) -> bool:
-    """Whether the engine answers; an architecture it doesn't know goes lm-eval's way."""
-    return spec.backend == "engine" and config.model_type in SERVED
+    """Whether the engine answers; what it doesn't know goes lm-eval's way.
+
+    That is another architecture, a model with further parts beside its text, one whose own code is run, and positions
+    whose scale depends on the longest text of a batch.
+    """
+    own_code = spec.trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    known = config.model_type in SERVED and not own_code and not _ROPE_OF_BATCH & _rope_types(config)
+    return spec.backend == "engine" and known
+
+
+_ROPE_OF_BATCH = {"dynamic", "longrope"}
+
+
+def _rope_types(config: Any) -> set[str]:
+    """How positions are scaled: one way, or one for each type of layer."""
+    given = getattr(config, "rope_parameters", None) or {}
+    return {str(each.get("rope_type")) for each in (given, *given.values()) if isinstance(each, Mapping)}
 
 
 def planner(spec: RunSpec, tokenizer: Any, config: Any, budget: Budget) -> Planner:
     """What divides requests into jobs for the backend that will answer."""
-    encoder = Encoder(tokenizer, config)
+    encoder = Encoder(tokenizer, config.get_text_config())
     return (EnginePlanner if served(spec, config) else PaddedPlanner)(encoder, budget)
 
 
@@ -90,10 +105,12 @@ def measured_budget(spec: RunSpec, config: Any, on: str, free: int) -> Budget:
     on: "cpu" or "cuda". free: bytes of memory beside the loaded model; on a CPU CPU_BYTES, so that a job is always
     the same there.
     """
-    width = 4 if resolved_dtype(spec, on) == "float32" else 2
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kept = 2 * width * config.num_hidden_layers * head_dim * (config.num_key_value_heads or config.num_attention_heads)
-    if served(spec, config):
+    width, by_engine = 4 if resolved_dtype(spec, on) == "float32" else 2, served(spec, config)
+    config = config.get_text_config()
+    n_heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // n_heads
+    kept = 2 * width * config.num_hidden_layers * head_dim * (getattr(config, "num_key_value_heads", None) or n_heads)
+    if by_engine:
         # A layer's activations, the widest three times, and the keys and values of the row.
         inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
         per_token = width * (3 * inner + 12 * config.hidden_size) + kept
@@ -129,21 +146,24 @@ class ModelServer:
                 trust_remote_code=spec.trust_remote_code,
             )
         for name, adapter in adapters.items():
-            model = _with_adapter(model, name, adapter)
+            model = _with_adapter(model, name, adapter, by_engine=served(spec, model.config))
         model.eval()
         self._model = model
         self._adapters = tuple(adapters)
-        config = getattr(model.config, "text_config", model.config)
-        self.lm: HFBackend = (EngineLM if served(spec, config) else HFBackend)(model, tokenizer)
+        self.lm: HFBackend = (EngineLM if served(spec, model.config) else HFBackend)(model, tokenizer)
+        self.free_bytes = self._measured()
 
-    @property
-    def free_bytes(self) -> int:
-        """Memory that jobs may fill, beside the loaded model."""
-        return CPU_BYTES if self.lm.device.type == "cpu" else torch.cuda.mem_get_info(self.lm.device)[0]
+    def _measured(self) -> int:
+        """Memory that jobs may fill, beside the loaded model: before the first, which leaves torch a cache."""
+        if self.lm.device.type == "cpu":
+            return CPU_BYTES
+        _give_back_memory()
+        return torch.cuda.mem_get_info(self.lm.device)[0]
 
     def close(self) -> None:
         """Lets go of the model."""
         del self._model, self.lm
+        _give_back_memory()
 
     def compute(self, adapter: str | None, kind: str, jobs: Iterable[Job]) -> Computed:
         """Does jobs as the base (None) or as an adapter."""
@@ -163,20 +183,32 @@ class ModelServer:
             yield
 
 
-def _with_adapter(model: Any, name: str, adapter: Located) -> Any:
+def _give_back_memory() -> None:
+    # What modules are patched with refers back to them: only the collector frees that.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _with_adapter(model: Any, name: str, adapter: Located, *, by_engine: bool) -> Any:
     from peft import PeftModel
     from safetensors import SafetensorError
 
     try:
         if isinstance(model, PeftModel):
             model.load_adapter(adapter.path, adapter_name=name, revision=adapter.revision)
-            return model
-        return PeftModel.from_pretrained(model, adapter.path, adapter_name=name, revision=adapter.revision)
+        else:
+            model = PeftModel.from_pretrained(model, adapter.path, adapter_name=name, revision=adapter.revision)
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(
             f"Adapter {adapter.path} doesn't fit this base or is damaged: {first_line(error)}. "
             "Name the base it was trained on: --model"
         ) from error
+    if by_engine and model.peft_config[name].is_prompt_learning:
+        # The engine calls the base's own layers, in which such an adapter has no part.
+        kind = getattr(model.peft_config[name].peft_type, "value", model.peft_config[name].peft_type)
+        raise ModelError(f"Adapter {adapter.path} is of the kind {kind}, which puts tokens in front. Try: --backend hf")
+    return model
 
 
 def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:

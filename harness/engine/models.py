@@ -148,8 +148,13 @@ class LmEvalModel:
     Raises UsageError where the package or the server's address is missing.
     """
 
-    def __init__(self, spec: RunSpec):
+    def __init__(self, spec: RunSpec, gpus: str):
         self._spec = spec
+        for option, value, usual in (("--quantization", spec.quantization, "none"), ("--gpus", gpus, "1")):
+            if value != usual:
+                raise UsageError(
+                    f"{option} {value} goes with --backend engine or hf. Whoever serves the model decides it there."
+                )
         if spec.backend in ("vllm", "sglang") and find_spec(spec.backend) is None:
             raise UsageError(
                 f"--backend {spec.backend} needs {spec.backend}, which wants an environment of its own. Install it "
@@ -188,6 +193,12 @@ class LmEvalModel:
         from aiohttp import ClientError
         from requests import RequestException
 
+        if kind != "generate_until" and self._spec.backend == "api":
+            # What a server says of a prompt's tokens can be read with the model's own tokenizer alone.
+            raise UsageError(
+                "--backend api can't score texts, as tasks with choices want it: ask tasks with written answers, "
+                "such as --tasks uz_qa,uz_summ,uz_headline, or load the model here."
+            )
         lm = self._loaded()
         # lm-eval's class for llama.cpp gives up with an error that has no name.
         faults = (RuntimeError,) if self._spec.backend == "gguf" else ()
@@ -201,6 +212,11 @@ class LmEvalModel:
                     f"The server at {self._spec.base_url} failed ({type(error).__name__}: {str(error)[:200]}). "
                     "What was answered is kept; the same command goes on from there."
                 ) from error
+            if len(answers) != len(job.keys):
+                raise NetworkError(
+                    f"The server at {self._spec.base_url} answered {len(answers)} of {len(job.keys)} requests: it "
+                    "doesn't give what scoring needs (token_logprobs)."
+                )
             yield job, {key: None if one == NO_ANSWER else one for key, one in zip(job.keys, answers, strict=True)}
 
     def close(self) -> None:

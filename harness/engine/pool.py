@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import torch
@@ -79,6 +81,8 @@ class ServerPool:
         for process, connection in self._workers:
             connection.close()
             process.terminate()
+        for process, _ in self._workers:
+            process.join(5)
 
     def _ready(self, numbers: Iterable[int]) -> list[int]:
         """Those of some workers that have sent something, or ended."""
@@ -123,6 +127,31 @@ class _Failure:
         raise (EnvironmentFault if self.exit_code == EnvironmentFault.exit_code else ModelError)(self.text)
 
 
+def _inbox(connection: Connection) -> Callable[[], Any]:
+    """Takes what is sent as it comes, and gives it when it is asked for; EOFError where nothing comes any more.
+
+    A parent that had to wait until this device is done could feed no other, and each would wait for the other where
+    both have more to say than a pipe holds.
+    """
+    messages: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+
+    def read() -> None:
+        try:
+            while True:
+                messages.put((connection.recv(),))
+        except (EOFError, OSError):
+            messages.put(())
+
+    def receive() -> Any:
+        message = messages.get()
+        if not message:
+            raise EOFError
+        return message[0]
+
+    Thread(target=read, daemon=True).start()
+    return receive
+
+
 def _work(connection: Connection, spec: RunSpec, base: Located, adapters: Mapping[str, Located], device: str) -> None:
     """A worker's life: loads, says how much memory is free, then does what it is sent."""
     from harness.engine.load import ModelServer, load_tokenizer
@@ -131,10 +160,11 @@ def _work(connection: Connection, spec: RunSpec, base: Located, adapters: Mappin
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
         server = ModelServer(spec, base, adapters, load_tokenizer(spec, base), device)
+        receive = _inbox(connection)
         connection.send(server.free_bytes)
         while True:
-            adapter, kind = connection.recv()
-            for _, found in server.compute(adapter, kind, iter(connection.recv, None)):
+            adapter, kind = receive()
+            for _, found in server.compute(adapter, kind, iter(receive, None)):
                 connection.send(found)
             connection.send(None)
     except (EOFError, KeyboardInterrupt, BrokenPipeError):

@@ -117,10 +117,10 @@ def _dense(
             some = torch.ops.aten._scaled_dot_product_cudnn_attention(
                 query[:, :, part], key, value, None, True, 0.0, False, False, scale=scale
             )
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except RuntimeError as error:
-            log.info("engine: cuDNN has no attention for this device and model (%s)", str(error).split("\n")[0])
+            log.warning("engine: cuDNN has no attention for this device and model (%s)", str(error).split("\n")[0])
             _NOT_SERVED.add(shape)
             return None
         found[:, :, part], lse[:, :, part] = some[0], some[1].view(lse[:, :, part].shape)

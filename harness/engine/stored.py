@@ -161,7 +161,7 @@ class StoredLM(LM):
         return [answers[key] for key in keys]
 
     def _key(self, kind: str, request: Instance) -> str:
-        sampled = kind == "generate_until" and request.args[1].get("do_sample")
+        sampled = kind == "generate_until" and _samples(request.args[1])
         return request_key(kind, [*request.args, self.seed] if sampled else request.args)
 
     def _divided(self, kind: str, jobs: Iterable[Job]) -> Iterator[Job]:
@@ -194,3 +194,8 @@ class StoredLM(LM):
 
     def _name(self, kind: str, job: Job) -> str:
         return digest([kind, job.keys])
+
+
+def _samples(settings: Mapping[str, Any]) -> bool:
+    """Whether an answer depends on the seed: a server samples whenever it is warm, whatever do_sample says."""
+    return bool(settings.get("do_sample")) or float(settings.get("temperature") or 0) > 0

@@ -13,6 +13,7 @@ from tasks_uz.answers import is_empty, length_ratio
 from tasks_uz.ask import Wording, asked, titled
 from tasks_uz.data import Source, parallel
 from tasks_uz.overlap import chrf
+from tasks_uz.uz_flores_en_uz.utils import doc_to_target, document  # noqa: F401
 
 SOURCES = tuple(
     Source("openlanguagedata/flores_plus", language, ("devtest", "dev")) for language in ("uzn_Latn", "eng_Latn")
@@ -35,22 +36,8 @@ def load(mirror: str | None = None, prompt: str = "p1", **_: Any) -> dict[str, A
     return parallel(SOURCES, {"test": "devtest", "shots": "dev"}, document, mirror=mirror, prompt=prompt)
 
 
-def document(given: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "id": f"flores-{given['id']}",
-        "group": "",
-        "text": given["text"],
-        "references": [wanted["text"]],
-        "slice": str(given.get("domain", "")),
-    }
-
-
 def doc_to_text(doc: dict[str, Any], prompt_format: str = "plain") -> str:
     return asked(doc, WORDINGS, titled(doc, "Oʻzbekcha", doc["text"]), prompt_format)
-
-
-def doc_to_target(doc: dict[str, Any]) -> str:
-    return doc["references"][0]
 
 
 def process_results(doc: dict[str, Any], results: list[str | None]) -> dict[str, float]:

@@ -25,7 +25,7 @@ WORDINGS = {
     ),
     "p2": Wording(
         ask="Ona tili boʻyicha test topshirigʻini bajaring.",
-        letters="Javob sifatida A, B, C yoki D harfini koʻrsating.",
+        letters="Javob sifatida toʻgʻri variantning harfini koʻrsating.",
         named="Ona tili boʻyicha test topshirigʻini bajaring. Berilgan javoblardan toʻgʻrisini koʻchirib yozing.",
         cue="Toʻgʻri javob:",
     ),

@@ -34,7 +34,7 @@ def document(number: int, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def doc_to_text(doc: dict[str, Any], prompt_format: str = "plain") -> str:
-    """Nothing: in every format a sentence stands by itself."""
+    """Nothing: a sentence stands by itself; in chat, behind an empty question."""
     return ""
 
 

@@ -23,7 +23,7 @@ WORDINGS = {
     ),
     "p2": Wording(
         ask="Quyidagi matn asosida savolga javob bering.",
-        letters="Javob sifatida A, B, C yoki D harfini koʻrsating.",
+        letters="Javob sifatida toʻgʻri variantning harfini koʻrsating.",
         cue="Toʻgʻri javob:",
     ),
     "p3": Wording(
