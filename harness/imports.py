@@ -91,7 +91,7 @@ def _task_record(task: str, results: dict[str, Any], logged: list[dict[str, Any]
         n_shot=int((results.get("n-shot") or {}).get(task) or config.get("num_fewshot") or 0),
         n=len({row["doc_id"] for row in logged if "doc_id" in row}) or len(logged),
         n_all=int(counts.get("original") or len(logged)),
-        metrics={metric: bool(higher.get(metric, True)) for metric in reported},
+        metrics={metric: bool(higher.get(metric, True)) for metric in dict.fromkeys([*higher, *reported])},
         output_type=str(config.get("output_type") or "generate_until"),
         logged=logged,
     )

@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from harness.corpus import Classified
+from harness.scoring import read_samples, task_record
 from tasks_uz.choices import macro_f1, process_classes
 
 ROUNDING = 1e-12
@@ -44,6 +45,35 @@ def test_accuracy_by_likelihood_and_by_bytes(
 
 def test_pair_of_macro_f1_is_what_is_right_and_what_was_said() -> None:
     assert scored(doc("a", "b", "c", answer=2), -3.0, -1.0, -2.0)["macro_f1"] == (2, 1)
+
+
+@pytest.mark.parametrize(("task", "said"), [("uz_topic", "ha"), ("uz_topic_cloze", "yoʻq")])
+def test_recorded_answer_is_the_choice_that_the_primary_metric_takes(task: str, said: str) -> None:
+    # -1/2 a byte against -2/5.
+    logged = {
+        "doc_id": 0,
+        "doc": {"id": "topic-001"},
+        "doc_hash": "0",
+        "target": "1",
+        "arguments": [("Savol:", " ha"), ("Savol:", " yoʻq")],
+        "filtered_resps": [(-1.0, False), (-2.0, False)],
+        "acc": 0.0,
+        "acc_bytes": 1.0,
+    }
+    record = task_record(
+        task,
+        version="2.0",
+        n_shot=0,
+        n=1,
+        n_all=1,
+        metrics={"acc": True, "acc_bytes": True},
+        output_type="multiple_choice",
+        logged=[logged],
+    )
+    ((sample,), _) = read_samples(record, [logged])
+    assert (sample.response, sample.target) == (said, "yoʻq")
+    # macro-F1 stays lm-eval's, of the likeliest choice.
+    assert Classified.of([sample]).said.tolist() == [0]
 
 
 @pytest.mark.parametrize(

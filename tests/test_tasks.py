@@ -318,7 +318,7 @@ def test_variants_ask_the_same_items_in_the_same_order(loaded: dict[str, Loaded]
 
 
 def without_letters_and_numerals(prompt: str) -> str:
-    return re.sub(r"(?m)^[A-D]\) |\b[IVX]+\b", "", prompt)
+    return re.sub(r"(?m)^[A-H]\) |\b[IVX]+\b", "", prompt)
 
 
 FOREIGN = {"latin": "[\u0400-\u04fföğşç]", "cyrillic": "[A-Za-zʻʼ]", "latin2026": "[\u0400-\u04ffʻ]"}

@@ -7,10 +7,10 @@
     python -m harness.engine.bench 0x2000 --shape mistral-7b --gpus 2
 
 A case is SHOTSxDOCUMENTS, behind @ the batch sizes that lm-eval's backend tries, none or any number. Without --task,
-documents are random tokens: shots of 550, documents of 350 to 650, four choices of 4 to 20. The engine does a case
-twice and the second time counts: the first compiles kernels. The floor is the arithmetic of the weights alone on each
-distinct token (twice the parameters of the layers), at the speed at which this device multiplies two large matrices;
-attention, the output head and all else come on top.
+documents are random tokens: shots of 550, documents of 350 to 650, four choices of 4 to 20. On CUDA the engine does a
+case twice and the second time counts: the first compiles kernels. The floor is the arithmetic of the weights alone on
+each distinct token (twice the parameters of the layers), at the speed at which this device multiplies two large
+matrices; attention, the output head and all else come on top.
 """
 
 from __future__ import annotations
@@ -191,8 +191,9 @@ class Bench:
         hf: dict[int, tuple[list[tuple[float, bool]], float, float | None]],
         exact: np.ndarray | None,
     ) -> list[Row]:
-        self._engine_scores(engine, documents)
-        engine.forget()
+        if self.device.type == "cuda":
+            self._engine_scores(engine, documents)
+            engine.forget()
         (ours, n_distinct), seconds, peak = self.timed(lambda: self._engine_scores(engine, documents))
         floor = 2 * self.n_parameters * n_distinct / self.flops
         best = min((one[1] for one in hf.values()), default=None)
