@@ -74,8 +74,6 @@ def run(
     base, targets = _targets(spec, adapters)
     if mirror is not None and not Path(mirror).is_dir():
         raise UsageError(f"--mirror {mirror}: no such directory. Expected DIR/<owner>/<name>/<config>/<split>.jsonl")
-    if mirror is not None and not mirror_checksums(Path(mirror)):
-        log.warning("%s has no %s: its files are taken as they are.", mirror, CHECKSUMS)
     with (
         Store(Path(out) / STORE) as store,
         _quiet_libraries(),
@@ -83,10 +81,13 @@ def run(
         closing(_model(spec, base, targets, gpus)) as model,
         closing(_progress(targets, progress)) as bar,
     ):
-        return [
+        found = [
             _ask(target, names, subset, model=model, store=store, mirror=mirror, out=Path(out), bar=bar)
             for target in targets
         ]
+    if mirror is not None and not mirror_checksums(Path(mirror)):
+        log.warning("%s has no %s: its files were taken as they are.", mirror, CHECKSUMS)
+    return found
 
 
 def select(spec: RunSpec) -> tuple[list[str], str | None]:
