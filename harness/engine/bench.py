@@ -122,7 +122,7 @@ class Bench:
         with self.device:
             model = AutoModelForCausalLM.from_config(config, dtype=self.dtype).eval()
         if quantization is not None:
-            _quantize(model, self.dtype)
+            _quantize(model, options.quantization, self.dtype)
         return model, _word_tokenizer(config.vocab_size)
 
     # What is asked.
@@ -379,24 +379,24 @@ def _flops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / seconds[-1]
 
 
-def _quantize(model: Any, dtype: torch.dtype) -> None:
-    """Makes the layers' products NF4 with double quantization, as bitsandbytes loads them."""
+def _quantize(model: Any, kind: str, dtype: torch.dtype) -> None:
+    """Makes the layers' products int8, or NF4 with double quantization, as bitsandbytes loads them."""
     import bitsandbytes as bnb
 
     for parent in list(model.model.layers.modules()):
         for name, module in list(parent.named_children()):
             if type(module) is not torch.nn.Linear:
                 continue
-            made = bnb.nn.Linear4bit(
-                module.in_features,
-                module.out_features,
-                bias=False,
-                compute_dtype=dtype,
-                quant_type="nf4",
-                device="meta",
-            )
-            made.weight = bnb.nn.Params4bit(module.weight.data, requires_grad=False, quant_type="nf4")
-            setattr(parent, name, made.to(module.weight.device))
+            size, device, weight = (module.in_features, module.out_features), module.weight.device, module.weight.data
+            made: torch.nn.Module
+            if kind == "int8":
+                made = bnb.nn.Linear8bitLt(*size, bias=False, has_fp16_weights=False, device="meta")
+                # What is on a GPU already would stay as it is: moving there is what quantizes.
+                made.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+            else:
+                made = bnb.nn.Linear4bit(*size, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta")
+                made.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+            setattr(parent, name, made.to(device))
 
 
 def _word_tokenizer(vocab_size: int) -> Any:
