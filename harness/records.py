@@ -34,6 +34,7 @@ QUANTIZATIONS = ("none", "int8", "nf4")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 BACKENDS = ("engine", "hf", "vllm", "sglang", "api", "gguf")
 VERDICTS = ("better", "worse", "same", "unclear")
+GATE_VERDICTS = ("pass", "regression", "inconclusive")
 MACRO = "macro average"
 
 
@@ -474,11 +475,37 @@ class PromptRow(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class SliceRow(Record):
+    """A part of one task, base against candidate, in the primary metric; paired, descriptive, p not adjusted.
+
+    by: "type" (the items' own slice) or "length" (thirds of the prompts by characters). name: of the part.
+    """
+
+    task: str
+    orthography: str
+    prompt_id: str
+    metric: str
+    by: str
+    name: str
+    base: float
+    cand: float
+    delta: float
+    ci95: tuple[float, float]
+    p: float
+    n_pairs: int
+    n_clusters: int
+    gained: int
+    lost: int
+    higher_is_better: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison(Record):
     """A candidate against its base.
 
     margin: differences inside ± margin count as the same. overall: by orthography.
     orthography_gaps: of each side, "base" and "cand". asked_differently: the prompt formats differ.
+    slices: parts of the tasks, where a task has several.
     """
 
     base: Side
@@ -488,6 +515,175 @@ class Comparison(Record):
     overall: dict[str, Overall]
     prompt_rows: tuple[PromptRow, ...] = ()
     orthography_gaps: dict[str, tuple[OrthographyGap, ...]] = field(default_factory=dict)
+    slices: tuple[SliceRow, ...] = ()
     asked_differently: bool = False
     limited: bool = False
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint(Record):
+    """One run of a series in one task's primary metric, or in the macro average (task: MACRO, metric: "").
+
+    side: which run, as its place in Series.sides. value, ci95: its own score. delta, delta_ci95, p: against the
+    first run of the series, paired by document; None on the first itself.
+    """
+
+    side: int
+    task: str
+    orthography: str
+    metric: str
+    value: float
+    ci95: tuple[float, float] | None
+    delta: float | None
+    delta_ci95: tuple[float, float] | None
+    p: float | None
+    n_pairs: int
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRow(Record):
+    """A gain split in two, paired by document: total = format + rest, each with its 95 % interval.
+
+    format: what asking the base in the candidate's prompt format changes. rest: candidate - base, both asked in it.
+    task: MACRO for the mean over tasks.
+    """
+
+    task: str
+    orthography: str
+    metric: str
+    total: float
+    total_ci95: tuple[float, float]
+    format: float
+    format_ci95: tuple[float, float]
+    rest: float
+    rest_ci95: tuple[float, float]
+    n_pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class FormatSplit(Record):
+    """How much of a gain is the prompt format: the base asked in its own format, in the candidate's, the candidate."""
+
+    base: Side
+    base_in_format: Side
+    cand: Side
+    rows: tuple[SplitRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Series(Record):
+    """Several runs of the same tasks held against the first: a learning curve, and what of it is the prompt format.
+
+    sides: the runs, in the order given.
+    """
+
+    sides: tuple[Side, ...]
+    points: tuple[CurvePoint, ...]
+    splits: tuple[FormatSplit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing(Record):
+    """One line of a leaderboard: a model on one task, or on the macro average (task: MACRO, metric: "").
+
+    kind: "model", or "baseline" (needs no reading; without interval, rank and run_id). rank: 1 is the best, equal
+    scores share the better rank; rank_ci95: 95 % interval of the rank, by bootstrap over documents.
+    wins, losses: models that it is better, worse than with an adjusted p < .05 (Holm over the pairs of this task).
+    n: documents scored (of MACRO: tasks); n_unscored: documents not.
+    """
+
+    model: str
+    run_id: str
+    kind: str
+    task: str
+    orthography: str
+    metric: str
+    score: float
+    ci95: tuple[float, float] | None
+    rank: int | None
+    rank_ci95: tuple[int, int] | None
+    wins: int
+    losses: int
+    n: int
+    n_unscored: int
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Leaderboard(Record):
+    """Models ranked on the same documents. rows: by orthography, the macro average first, then task, then rank."""
+
+    created: str
+    sides: tuple[Side, ...]
+    rows: tuple[Standing, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Record):
+    """One thing that a gate looked at.
+
+    kind: "suite" (the macro average), "task", "artefact" or "golden". name: the task, artefact or item.
+    verdict: one of GATE_VERDICTS. base, cand: the two values, in [0,1]. delta: cand - base, turned so that more is
+    better. bound: one-sided 95 % lower bound of delta. limit: what it is held against (a margin, a smallest effect, a
+    rise of an artefact). p: one-sided, that delta isn't below 0; p_adjusted: Holm over the family. mde: the fall that
+    the test finds 80 % of the time. message: the check in one sentence.
+    """
+
+    kind: str
+    name: str
+    orthography: str
+    verdict: str
+    message: str
+    base: float | None = None
+    cand: float | None = None
+    delta: float | None = None
+    bound: float | None = None
+    limit: float | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
+    mde: float | None = None
+    n_pairs: int = 0
+    n_unscored: int = 0
+
+    def __post_init__(self) -> None:
+        if self.verdict not in GATE_VERDICTS:
+            raise ValueError(f"verdict {self.verdict!r} isn't one of {GATE_VERDICTS}")
+
+
+@dataclass(frozen=True, slots=True)
+class Look(Record):
+    """One interim look of a sequential gate: after how many documents, and where the statistics stood.
+
+    share: of all documents, in [0,1]. z_regression, z_pass: of delta against 0 and against -margin; each boundary is
+    what they are held against (None: not tested at this look).
+    """
+
+    n_pairs: int
+    share: float
+    delta: float
+    z_regression: float
+    boundary_regression: float | None
+    z_pass: float
+    boundary_pass: float | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult(Record):
+    """What a gate decided, and why. policy: as it was read, defaults filled in. looks: of a sequential gate."""
+
+    base: Side
+    cand: Side
+    verdict: str
+    checks: tuple[Check, ...]
+    policy: dict[str, Any]
+    looks: tuple[Look, ...] = ()
+    share_asked: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.verdict not in GATE_VERDICTS:
+            raise ValueError(f"verdict {self.verdict!r} isn't one of {GATE_VERDICTS}")
