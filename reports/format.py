@@ -53,30 +53,41 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def escape(text: str, limit: int | None = None) -> str:
-    """Untrusted text for a Markdown table or line: nothing in it is markup, a link, a mention or a new line.
+def visible(text: str, limit: int | None = None) -> str:
+    """Untrusted text of which everything can be seen: invisible and direction-changing characters are named.
 
-    limit: characters of the text that are shown. Invisible and direction-changing characters are named.
+    limit: characters of the text that are shown. Nothing is escaped yet.
     """
     if limit is not None and len(text) > limit:
         text = f"{text[:limit]}… ({len(text):,} characters)"
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
-    escaped = "".join(_visible(character) for character in text).translate(_MARKDOWN)
-    return _ADDRESS.sub(lambda found: _broken(found), escaped)
+    # Most text is plain: one call then says so of all its characters.
+    if text.replace("\n", " ").isprintable():
+        return text
+    return "".join(character if character.isprintable() else _named(character) for character in text)
+
+
+def _named(character: str) -> str:
+    if character in "\n\t":
+        return character if character == "\n" else " "
+    # Cc control, Cf format (direction marks, zero width), Cs lone surrogates, Zl/Zp line separators; and the codes
+    # that stand for no character, which XML can't hold.
+    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") or ord(character) & 0xFFFE == 0xFFFE:
+        return f"⟨U+{ord(character):04X}⟩"
+    return character
+
+
+def escape(text: str, limit: int | None = None) -> str:
+    """Untrusted text for a Markdown table or line: nothing in it is markup, a link, a mention or a new line.
+
+    limit: as in `visible`.
+    """
+    return _ADDRESS.sub(_broken, visible(text, limit).translate(_MARKDOWN))
 
 
 def _broken(found: re.Match[str]) -> str:
     scheme, mark = (found[1], found[2]) if found[1] else (found[3], found[4])
     return f"{scheme}&#{ord(mark)};"
-
-
-def _visible(character: str) -> str:
-    if character in "\n\t":
-        return character if character == "\n" else " "
-    # Cc control, Cf format (direction marks, zero width), Cs lone surrogates, Zl/Zp line separators.
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-        return f"⟨U+{ord(character):04X}⟩"
-    return character
 
 
 def for_terminal(markdown: str) -> str:
