@@ -55,3 +55,14 @@ class Classified:
             return np.asarray(f1.sum(axis=1) / (marks > 0).sum(axis=1))
 
         return statistic
+
+
+def cells_of(*answers: Classified) -> tuple[list[Classified], Classes]:
+    """Documents that were answered alike, as one: each run's answers by cell, and the cell of each document.
+
+    answers: of one or several runs on the same documents, in the same order. For `stats.bootstrap`.
+    """
+    columns = np.stack([column for each in answers for column in (each.right, each.said)])
+    distinct, cells = np.unique(columns, axis=1, return_inverse=True)
+    pairs = distinct.reshape(len(answers), 2, -1)
+    return [Classified(right, said) for right, said in pairs], np.asarray(cells.reshape(-1), dtype=np.intp)

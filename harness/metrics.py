@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from harness import stats
-from harness.corpus import Classified
+from harness.corpus import Classified, cells_of
 from harness.records import MACRO, Metric, OrthographyGap, PromptSpread, Sample, Score, TaskRecord
 
 TaskKey = tuple[str, str, str]
@@ -74,7 +74,8 @@ def _corpus_metric(task: TaskRecord, metric: str, samples: Sequence[Sample]) -> 
     answered = [sample for sample in samples if Classified.is_class(sample)]
     found = None
     if answered:
-        found = stats.bootstrap(Classified.of(answered).macro_f1(), [sample.group for sample in answered])
+        (distinct,), cells = cells_of(Classified.of(answered))
+        found = stats.bootstrap(distinct.macro_f1(), [sample.group for sample in answered], cells)
     return Metric(
         task=task.task,
         orthography=task.orthography,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Cells = npt.NDArray[np.intp]
 
 RESAMPLES = 9999
 SEED = 20260922
@@ -155,13 +156,15 @@ def _flips(sums: Floats) -> tuple[Floats, float, bool]:
         signs = 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1) - 1
         totals = signs @ moved
     else:
-        draw, size = np.random.default_rng(SEED), max(1, 20_000_000 // n)
-        totals = np.empty(RESAMPLES)
-        for start in range(0, RESAMPLES, size):
-            rows = min(size, RESAMPLES - start)
-            bits = np.frombuffer(draw.bytes(rows * -(-n // 8)), dtype=np.uint8).reshape(rows, -1)
-            # Σ ± x = 2 Σ⁺ x - Σ x: bits serve as they are.
-            totals[start : start + rows] = 2 * (np.unpackbits(bits, axis=1, count=n) @ moved) - moved.sum()
+        # Clusters that differ by as much are one draw: how many of them fall on the plus side.
+        sizes, counts = np.unique(np.abs(moved).round(12), return_counts=True)
+        draw, rows = np.random.default_rng(SEED), max(1, 4_000_000 // len(sizes))
+        totals = np.concatenate(
+            [
+                (2 * draw.binomial(counts, 0.5, size=(min(rows, RESAMPLES - start), len(sizes))) - counts) @ sizes
+                for start in range(0, RESAMPLES, rows)
+            ]
+        )
     # Rounded, so that totals which are equal on paper are equal: 0.1 + 0.2 isn't 0.3.
     return totals.round(9), float(moved.sum().round(9)), n <= EXACT_FLIPS
 
@@ -269,24 +272,32 @@ class Resampled:
     n_clusters: int
 
 
-def bootstrap(statistic: Callable[[Floats], Floats], groups: Sequence[str]) -> Resampled:
+def bootstrap(statistic: Callable[[Floats], Floats], groups: Sequence[str], cells: Cells | None = None) -> Resampled:
     """Bootstraps a statistic over documents, whole passages where they share them.
 
-    statistic: from weights, shape (resamples, n), to values, shape (resamples,); a weight is how often a document
-    was drawn. Sources: Efron and Tibshirani 1993, chapter 13; p by inverting the percentile interval, one resample
-    added to each side.
+    statistic: from weights, shape (resamples, n_cells), to values, shape (resamples,); a weight is how many documents
+    of a cell were drawn. cells: shape (n,), the cell of each document, from 0 without a gap; documents of one cell are
+    the same to the statistic. None: each is a cell of its own. Sources: Efron and Tibshirani 1993, chapter 13; p by
+    inverting the percentile interval, one resample added to each side.
     """
     numbers = clusters(groups)
-    n_clusters = int(numbers.max()) + 1
-    value = float(statistic(np.ones((1, len(numbers))))[0])
+    n, n_clusters = len(numbers), int(numbers.max()) + 1
+    counts = np.ones(n) if cells is None else np.bincount(cells).astype(np.float64)
+    value = float(statistic(counts[None])[0])
     if n_clusters < 2:
         return Resampled(value, None, None, 1.0, n_clusters)
     draw = np.random.default_rng(SEED)
-    size = max(1, 4_000_000 // len(numbers))
+    # Documents that stand alone are drawn by cell, which is the same and far less: cells are few where answers are.
+    alone = n_clusters == n
+    shares = counts / n if alone else np.full(n_clusters, 1 / n_clusters)
+    content = np.zeros((n_clusters, len(counts)) if cells is not None and not alone else (0, 0))
+    if content.size:
+        np.add.at(content, (numbers, cells), 1.0)
+    size = max(1, 4_000_000 // max(len(shares), len(counts)))
     found: list[Floats] = []
     for start in range(0, RESAMPLES, size):
-        drawn = draw.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=min(size, RESAMPLES - start))
-        found.append(statistic(drawn[:, numbers].astype(np.float64)))
+        drawn = draw.multinomial(n_clusters, shares, size=min(size, RESAMPLES - start)).astype(np.float64)
+        found.append(statistic(drawn if alone else drawn @ content if content.size else drawn[:, numbers]))
     values = np.concatenate(found)
     low, high = np.quantile(values, [ALPHA / 2, 1 - ALPHA / 2])
     tail = min((values <= 0).sum(), (values >= 0).sum()) + 1
@@ -295,15 +306,19 @@ def bootstrap(statistic: Callable[[Floats], Floats], groups: Sequence[str]) -> R
 
 
 def paired_statistic(
-    base: Callable[[Floats], Floats], cand: Callable[[Floats], Floats], changed: Bools, groups: Sequence[str]
+    base: Callable[[Floats], Floats],
+    cand: Callable[[Floats], Floats],
+    changed: Bools,
+    groups: Sequence[str],
+    cells: Cells | None = None,
 ) -> Paired:
     """Compares two runs in a statistic that all documents have together, by paired bootstrap.
 
-    base, cand: as in `bootstrap`; each draw of documents is the same for both. changed: shape (n,), the documents
+    base, cand, cells: as in `bootstrap`; each draw of documents is the same for both. changed: shape (n,), the documents
     that the two answered differently. The guards of few documents are those of `paired`: p is never below what
     flipping the signs of the clusters that changed could give.
     """
-    found = bootstrap(lambda weights: cand(weights) - base(weights), groups)
+    found = bootstrap(lambda weights: cand(weights) - base(weights), groups, cells)
     if not changed.any():
         return Paired(0.0, 0.0, (0.0, 0.0), 1.0, "none", found.n_clusters, None)
     n_changed = len(np.unique(clusters(groups)[changed]))

@@ -146,7 +146,7 @@ def test_sign_flip_gives_the_same_p_each_time() -> None:
 
 
 def test_sampled_p_is_never_zero() -> None:
-    assert sign_flip(np.ones(60)) == pytest.approx(2 / (RESAMPLES + 1), abs=ROUNDING)
+    assert sign_flip(np.ones(60)) == pytest.approx(1 / (RESAMPLES + 1), abs=ROUNDING)
 
 
 def test_sign_flip_takes_no_side() -> None:
