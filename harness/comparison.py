@@ -5,24 +5,27 @@ Within an orthography runs pair by (task, prompt, doc_hash, occurrence); across 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 
 import numpy as np
+import numpy.typing as npt
 
 from harness import stats
-from harness.corpus import Classified
+from harness.columns import Columns, TaskKey
+from harness.corpus import Classified, cells_of
 from harness.errors import UnpairedError, UsageError
-from harness.metrics import by_metric, by_task, first_prompts, item_means, prompt_families, prompt_spread
-from harness.records import Comparison, Overall, PromptRow, Row, Sample, Score, Side, TaskRecord
+from harness.metrics import by_metric, first_prompts, item_means, prompt_families, prompt_spread
+from harness.records import Comparison, Overall, PromptRow, Row, Side, SliceRow, TaskRecord
 from harness.runs import RunDirectory, open_run
 
 MARGIN = 0.03
 """Differences inside ± 3 points count as the same."""
 
-TaskKey = tuple[str, str, str]
+FEWEST_BY_LENGTH = 30
+"""Documents that a task has at least, to be cut into thirds by length."""
+
 RunLike = RunDirectory | str | PathLike[str]
 
 
@@ -41,24 +44,22 @@ def compare(base: RunLike, cand: RunLike, *, margin: float = MARGIN) -> Comparis
         raise UsageError(f"--margin {margin}: expected a fraction between 0 and 1, such as 0.03.")
     base = base if isinstance(base, RunDirectory) else open_run(base)
     cand = cand if isinstance(cand, RunDirectory) else open_run(cand)
-    asked_differently = _check_pairing(base, cand)
-    scores = by_metric(base.scores), by_metric(cand.scores)
-    firsts = first_prompts(base.run.tasks)
-    asked = by_task(base.samples), by_task(cand.samples)
-    compared, unscored = [], []
-    for task in base.run.tasks:
-        of_task = scores[0].get(task.key, {})
-        # A task read by several filters has one primary row, that of the first; so has one asked in several prompts.
-        first = next((key for key in of_task if key[0] == task.primary), None) if task in firsts else None
-        for metric, name in of_task:
-            pairs = _pairs(task, of_task[metric, name], scores[1][task.key].get((metric, name), []))
+    pairing = pair(base, cand)
+    compared: list[_Compared] = []
+    slices: list[SliceRow] = []
+    unscored = []
+    for task in pairing.tasks:
+        first = task.base.primary() if task.is_first else None
+        for metric, name in task.base.values:
+            pairs = task.scores(metric, name)
             if pairs.base.size:
-                compared.append(_compared(task, metric, name, pairs, margin, primary=(metric, name) == first))
+                compared.append(_compared(task.task, metric, name, pairs, margin, primary=(metric, name) == first))
             elif (metric, name) == first:
-                unscored.append(f"{_names([task.key])}: no document was scored in both runs; it is in no average.")
-        for metric in task.corpus_metrics:
-            each = _corpus_compared(task, metric, asked[0][task.key], asked[1][task.key], margin)
+                unscored.append(f"{_names([task.task.key])}: no document was scored in both runs; it is in no average.")
+        for metric in task.task.corpus_metrics:
+            each = _corpus_compared(task, metric, margin)
             compared += [each] if each is not None else []
+        slices += _slice_rows(task) if first is not None else []
     if not compared:
         raise UnpairedError(f"{base.path} and {cand.path} have no document that both scored.")
     adjusted, overall = _adjusted(compared, margin)
@@ -70,7 +71,8 @@ def compare(base: RunLike, cand: RunLike, *, margin: float = MARGIN) -> Comparis
         overall={each.orthography: each for each in overall},
         prompt_rows=tuple(_prompt_rows(base, cand, margin)),
         orthography_gaps={"base": tuple(base.orthography_gaps), "cand": tuple(cand.orthography_gaps)},
-        asked_differently=asked_differently,
+        slices=tuple(slices),
+        asked_differently=pairing.asked_differently,
         limited=base.run.limited or cand.run.limited,
         notes=(*_notes(base, cand), *unscored),
     )
@@ -79,8 +81,61 @@ def compare(base: RunLike, cand: RunLike, *, margin: float = MARGIN) -> Comparis
 # Pairing.
 
 
-def _check_pairing(base: RunDirectory, cand: RunDirectory) -> bool:
-    """Refuses runs that don't pair; returns whether they were asked in different prompt formats."""
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The scores of documents that both runs scored, shape (n,), and how many they did not."""
+
+    base: stats.Floats
+    cand: stats.Floats
+    groups: list[str]
+    n_unscored: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTask:
+    """One task of two runs. order: of each document of the base, its place in the candidate.
+
+    is_first: whether its prompt stands for the task; only then has it a primary row.
+    """
+
+    base: Columns
+    cand: Columns
+    order: npt.NDArray[np.intp]
+    is_first: bool
+
+    @property
+    def task(self) -> TaskRecord:
+        return self.base.task
+
+    def scores(self, metric: str, name: str, among: npt.NDArray[np.bool_] | None = None) -> Pairs:
+        """The pairs under a metric as a filter read it, among some of the base's documents or all."""
+        one = self.base.values[metric, name]
+        other = self.cand.values.get((metric, name))
+        two = np.full(len(one), np.nan) if other is None else other[self.order]
+        scored = ~(np.isnan(one) | np.isnan(two))
+        wanted = np.ones(len(one), dtype=bool) if among is None else among
+        groups = self.base.groups
+        return Pairs(
+            one[scored & wanted],
+            two[scored & wanted],
+            [groups[number] for number in np.flatnonzero(scored & wanted)],
+            int((wanted & ~scored).sum()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """Two runs of the same tasks and documents. asked_differently: in different prompt formats."""
+
+    tasks: list[PairedTask]
+    asked_differently: bool
+
+
+def pair(base: RunDirectory, cand: RunDirectory) -> Pairing:
+    """Pairs two runs by document.
+
+    Raises UnpairedError naming what differs: tasks, versions, shots, metrics, documents, prompts.
+    """
     mine, theirs = ({task.key: task for task in run.run.tasks} for run in (base, cand))
     if set(mine) != set(theirs):
         missing = _names(set(mine) - set(theirs))
@@ -91,10 +146,10 @@ def _check_pairing(base: RunDirectory, cand: RunDirectory) -> bool:
     formats = base.run.spec.prompt_format, cand.run.spec.prompt_format
     known = base.run.source == cand.run.source == "uzbench"
     asked_differently = known and formats[0] != formats[1]
-    hashes = [_hashes(run) for run in (base, cand)]
+    firsts = {task.key for task in first_prompts(base.run.tasks)}
+    tasks = []
     for key, task in mine.items():
         other = theirs[key]
-        name = _names([key])
         for what, one, two in (
             ("version", task.version, other.version),
             ("number of shots", task.n_shot, other.n_shot),
@@ -102,34 +157,42 @@ def _check_pairing(base: RunDirectory, cand: RunDirectory) -> bool:
         ):
             if one != two:
                 raise UnpairedError(
-                    f"{name}: the {what} differs, {one} in {base.path} and {two} in {cand.path}. "
+                    f"{_names([key])}: the {what} differs, {one} in {base.path} and {two} in {cand.path}. "
                     "Run both with the same uzbench and options."
                 )
-        one_docs, two_docs = (set(each[key]) for each in hashes)
-        if one_docs != two_docs:
-            raise UnpairedError(
-                f"{name}: the documents differ (doc_hash): {len(one_docs - two_docs)} only in {base.path}, "
-                f"{len(two_docs - one_docs)} only in {cand.path}. Run both with the same --limit and data."
-            )
+        columns = base.columns[key], cand.columns[key]
+        order = _order(*columns, base, cand)
         if not asked_differently:
-            differing = [doc for doc, prompt in hashes[0][key].items() if prompt != hashes[1][key][doc]]
-            # A record without prompt hashes can't be held to them.
-            differing = [doc for doc in differing if hashes[0][key][doc] and hashes[1][key][doc]]
-            if differing:
-                raise UnpairedError(
-                    f"{name}: the prompts differ (prompt_hash) on {len(differing)} of {len(one_docs)} documents, "
-                    "though neither run says that it was asked in another prompt format. Run both with the same "
-                    "--prompt-format, --shots and uzbench."
-                )
-    return asked_differently
+            _check_prompts(*columns, order)
+        tasks.append(PairedTask(*columns, order, key in firsts))
+    return Pairing(tasks, asked_differently)
 
 
-def _hashes(run: RunDirectory) -> dict[TaskKey, dict[tuple[str, int], str]]:
-    found: dict[TaskKey, dict[tuple[str, int], str]] = defaultdict(dict)
-    for sample in run.samples:
-        key = sample.task, sample.orthography, sample.prompt_id
-        found[key][sample.doc_hash, sample.occurrence] = sample.prompt_hash
-    return found
+def _order(one: Columns, two: Columns, base: RunDirectory, cand: RunDirectory) -> npt.NDArray[np.intp]:
+    if one.keys == two.keys:
+        return np.arange(len(one.keys))
+    places = {key: number for number, key in enumerate(two.keys)}
+    only_base, only_cand = set(one.keys) - places.keys(), places.keys() - set(one.keys)
+    if only_base or only_cand:
+        raise UnpairedError(
+            f"{_names([one.task.key])}: the documents differ (doc_hash): {len(only_base)} only in {base.path}, "
+            f"{len(only_cand)} only in {cand.path}. Run both with the same --limit and data."
+        )
+    return np.asarray([places[key] for key in one.keys], dtype=np.intp)
+
+
+def _check_prompts(one: Columns, two: Columns, order: npt.NDArray[np.intp]) -> None:
+    # A record without prompt hashes can't be held to them.
+    differing = sum(
+        bool(mine and two.prompt_hashes[place] and mine != two.prompt_hashes[place])
+        for mine, place in zip(one.prompt_hashes, order, strict=True)
+    )
+    if differing:
+        raise UnpairedError(
+            f"{_names([one.task.key])}: the prompts differ (prompt_hash) on {differing} of {len(order)} documents, "
+            "though neither run says that it was asked in another prompt format. Run both with the same "
+            "--prompt-format, --shots and uzbench."
+        )
 
 
 def _names(keys: Iterable[TaskKey]) -> str:
@@ -142,33 +205,11 @@ def _names(keys: Iterable[TaskKey]) -> str:
     return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    base: stats.Floats
-    cand: stats.Floats
-    groups: list[str]
-    n_unscored: int
-
-
-def _pairs(task: TaskRecord, base: Sequence[Score], cand: Sequence[Score]) -> _Pairs:
-    theirs = {score.pair_key: score for score in cand}
-    one, two, groups, unscored = [], [], [], 0
-    for score in base:
-        other = theirs.get(score.pair_key)
-        if score.value is None or other is None or other.value is None:
-            unscored += 1
-            continue
-        one.append(score.value)
-        two.append(other.value)
-        groups.append(score.group)
-    return _Pairs(np.asarray(one, dtype=np.float64), np.asarray(two, dtype=np.float64), groups, unscored)
-
-
 # Comparing.
 
 
 def _compared(
-    task: TaskRecord, metric: str, filter_name: str, pairs: _Pairs, margin: float, *, primary: bool
+    task: TaskRecord, metric: str, filter_name: str, pairs: Pairs, margin: float, *, primary: bool
 ) -> _Compared:
     found = stats.paired(pairs.base, pairs.cand, pairs.groups)
     higher = task.metrics.get(metric, True)
@@ -202,24 +243,26 @@ def _compared(
     return _Compared(row, found.stderr)
 
 
-def _corpus_compared(
-    task: TaskRecord, metric: str, base: Sequence[Sample], cand: Sequence[Sample], margin: float
-) -> _Compared | None:
+def _corpus_compared(task: PairedTask, metric: str, margin: float) -> _Compared | None:
     """A metric of all documents together; None where no document was answered in both runs."""
-    theirs = {(sample.doc_hash, sample.occurrence): sample for sample in cand}
-    pairs = [(each, theirs[each.doc_hash, each.occurrence]) for each in base]
-    answered = [(one, two) for one, two in pairs if Classified.is_class(one) and Classified.is_class(two)]
-    if not answered:
+    right, said = (np.asarray(each, dtype=np.intp) for each in (task.base.right, task.base.said))
+    both = [Classified(right, said)]
+    right, said = (np.asarray(each, dtype=np.intp)[task.order] for each in (task.cand.right, task.cand.said))
+    both.append(Classified(right, said))
+    answered = (both[0].right >= 0) & (both[1].right >= 0)
+    if not answered.any():
         return None
-    one, two = Classified.of([pair[0] for pair in answered]), Classified.of([pair[1] for pair in answered])
-    before, after = one.macro_f1(), two.macro_f1()
-    found = stats.paired_statistic(before, after, one.said != two.said, [each.group for each, _ in answered])
-    everything = np.ones((1, len(answered)))
-    right = one.said == one.right, two.said == two.right
+    one, two = (each.at(answered) for each in both)
+    groups = [task.base.groups[number] for number in np.flatnonzero(answered)]
+    distinct, cells = cells_of(one, two)
+    before, after = (each.macro_f1() for each in distinct)
+    found = stats.paired_statistic(before, after, one.said != two.said, groups, cells)
+    everything = np.bincount(cells).astype(np.float64)[None]
+    is_right = one.said == one.right, two.said == two.right
     row = Row(
-        task=task.task,
-        orthography=task.orthography,
-        prompt_id=task.prompt_id,
+        task=task.task.task,
+        orthography=task.task.orthography,
+        prompt_id=task.task.prompt_id,
         metric=metric,
         primary=False,
         base=float(before(everything)[0]),
@@ -228,18 +271,66 @@ def _corpus_compared(
         ci95=found.ci95,
         p=found.p,
         p_adjusted=None,
-        n_pairs=len(answered),
-        n_unscored=len(pairs) - len(answered),
+        n_pairs=len(groups),
+        n_unscored=int((~answered).sum()),
         n_clusters=found.n_clusters,
         mde=found.mde,
-        gained=int((right[1] & ~right[0]).sum()),
-        lost=int((right[0] & ~right[1]).sum()),
+        gained=int((is_right[1] & ~is_right[0]).sum()),
+        lost=int((is_right[0] & ~is_right[1]).sum()),
         test=found.test,
         chance=None,
         higher_is_better=True,
         verdict=stats.verdict(found.p, found.ci95, found.delta, margin),
     )
     return _Compared(row, found.stderr)
+
+
+def _slice_rows(task: PairedTask) -> list[SliceRow]:
+    """The primary metric on parts of a task, where it has several."""
+    key = task.base.primary()
+    assert key is not None
+    kinds = np.asarray(task.base.slices)
+    parts = [("type", name, kinds == name) for name in sorted(set(task.base.slices)) if name]
+    parts = parts if len(parts) > 1 else []
+    lengths = np.asarray(task.base.lengths)
+    if len(lengths) >= FEWEST_BY_LENGTH:
+        # Ties of length stay together, so that the thirds aren't quite equal.
+        short, long = (int(each) for each in np.quantile(lengths, [1 / 3, 2 / 3]))
+        parts += [
+            ("length", f"up to {short:,} characters", lengths <= short),
+            ("length", f"to {long:,}", (short < lengths) & (lengths <= long)),
+            ("length", f"over {long:,}", lengths > long),
+        ]
+    rows = []
+    for by, name, among in parts:
+        pairs = task.scores(*key, among)
+        if pairs.base.size:
+            rows.append(_slice_row(task.task, by, name, pairs))
+    return rows
+
+
+def _slice_row(task: TaskRecord, by: str, name: str, pairs: Pairs) -> SliceRow:
+    found = stats.paired(pairs.base, pairs.cand, pairs.groups)
+    higher = task.metrics[task.primary]
+    up, down = int((pairs.cand > pairs.base).sum()), int((pairs.cand < pairs.base).sum())
+    return SliceRow(
+        task=task.task,
+        orthography=task.orthography,
+        prompt_id=task.prompt_id,
+        metric=task.primary,
+        by=by,
+        name=name,
+        base=float(pairs.base.mean()),
+        cand=float(pairs.cand.mean()),
+        delta=found.delta,
+        ci95=found.ci95,
+        p=found.p,
+        n_pairs=len(pairs.groups),
+        n_clusters=found.n_clusters,
+        gained=up if higher else down,
+        lost=down if higher else up,
+        higher_is_better=higher,
+    )
 
 
 def _adjusted(compared: Sequence[_Compared], margin: float) -> tuple[list[Row], list[Overall]]:
@@ -276,9 +367,11 @@ def _adjusted(compared: Sequence[_Compared], margin: float) -> tuple[list[Row], 
 
 def _prompt_rows(base: RunDirectory, cand: RunDirectory, margin: float) -> list[PromptRow]:
     """Tasks asked in several prompts, paired by document: each document is the mean of its prompts."""
-    scores = by_metric(base.scores), by_metric(cand.scores)
+    families = prompt_families(base.run.tasks)
+    # The scores of documents one by one are read where somebody asked in several prompts.
+    scores = (by_metric(base.scores), by_metric(cand.scores)) if families else ()
     rows = []
-    for family in prompt_families(base.run.tasks):
+    for family in families:
         one, two = (item_means(family, each) for each in scores)
         # The same documents on both sides, in one order.
         both = [item for item in one if item in two]

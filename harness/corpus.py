@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,29 +17,34 @@ Classes = npt.NDArray[np.intp]
 CORPUS_METRICS = ("macro_f1",)
 
 
+def classes(target: str, choices: Sequence[str], response: str | None, logprobs: Sequence[float]) -> tuple[int, int]:
+    """Of one document the class that is right and the class that was said; (-1, -1) where one isn't a choice.
+
+    What was said is the likeliest choice, whatever the primary metric weighs.
+    """
+    if target not in choices or response is None or response not in choices:
+        return -1, -1
+    said = max(range(len(logprobs)), key=logprobs.__getitem__) if logprobs else choices.index(response)
+    return choices.index(target), said
+
+
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """Documents of a choice task: the class that is right and the class that was said, shape (n,) each."""
+    """Documents of a choice task: the class that is right and the class that was said, shape (n,) each, -1 for none."""
 
     right: Classes
     said: Classes
 
-    @staticmethod
-    def is_class(sample: Sample) -> bool:
-        """Whether a document's answer, and what was wanted, are among its choices; one not answered is no class."""
-        return sample.target in sample.choices and sample.response in sample.choices
-
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Classified:
-        """From samples that are classes; what was said is the likeliest choice, whatever the primary metric weighs."""
-        said = [
-            int(np.argmax(sample.logprobs)) if sample.logprobs else sample.choices.index(sample.response or "")
-            for sample in samples
-        ]
-        return cls(
-            np.asarray([sample.choices.index(sample.target) for sample in samples], dtype=np.intp),
-            np.asarray(said, dtype=np.intp),
-        )
+        """From samples."""
+        found = [classes(sample.target, sample.choices, sample.response, sample.logprobs) for sample in samples]
+        right, said = np.asarray(found, dtype=np.intp).reshape(-1, 2).T
+        return cls(right, said)
+
+    def at(self, documents: npt.NDArray[Any]) -> Classified:
+        """Some of the documents: a mask, or their numbers."""
+        return Classified(self.right[documents], self.said[documents])
 
     def macro_f1(self) -> Callable[[Floats], Floats]:
         """Macro-F1 as a statistic of document weights (see `stats.bootstrap`).

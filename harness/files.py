@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
+
 from harness.errors import DataError, RecordError, disk_faults
 
 SCHEMA = 1
@@ -114,18 +116,29 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise RecordError(f"{path}: a directory, where a JSONL file was expected.") from None
     with file:
         for number, raw in enumerate(file, 1):
-            if not raw.strip():
-                continue
-            try:
-                row = json.loads(raw.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise DataError(path, f"not UTF-8 (byte {error.start})", line=number) from None
-            except json.JSONDecodeError as error:
-                raise DataError(path, f"not JSON: {error.msg} (column {error.colno})", line=number) from None
-            if not isinstance(row, dict):
-                raise DataError(path, f"expected a JSON object, saw {type(row).__name__}", line=number)
-            check_schema(row, path, line=number)
-            yield number, row
+            if raw.strip():
+                yield number, parse_line(raw, path, number)
+
+
+def parse_line(raw: bytes, path: Path, number: int) -> dict[str, Any]:
+    """The object of one line of JSONL.
+
+    Raises DataError with the line and the reason, RecordError for a newer schema.
+    """
+    try:
+        row = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        # The standard library takes lone surrogates, which a model may write, and says what is wrong and where.
+        try:
+            row = json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise DataError(path, f"not UTF-8 (byte {error.start})", line=number) from None
+        except json.JSONDecodeError as error:
+            raise DataError(path, f"not JSON: {error.msg} (column {error.colno})", line=number) from None
+    if not isinstance(row, dict):
+        raise DataError(path, f"expected a JSON object, saw {type(row).__name__}", line=number)
+    check_schema(row, path, line=number)
+    return row
 
 
 def check_schema(document: dict[str, Any], path: object, *, line: int | None = None) -> None:

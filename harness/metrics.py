@@ -71,11 +71,13 @@ def _metric(task: TaskRecord, metric: str, name: str, scores: Sequence[Score]) -
 
 
 def _corpus_metric(task: TaskRecord, metric: str, samples: Sequence[Sample]) -> Metric:
-    answered = [sample for sample in samples if Classified.is_class(sample)]
+    every = Classified.of(samples)
+    answered = every.right >= 0
     found = None
-    if answered:
-        (distinct,), cells = cells_of(Classified.of(answered))
-        found = stats.bootstrap(distinct.macro_f1(), [sample.group for sample in answered], cells)
+    if answered.any():
+        (distinct,), cells = cells_of(every.at(answered))
+        groups = [sample.group for sample, is_class in zip(samples, answered, strict=True) if is_class]
+        found = stats.bootstrap(distinct.macro_f1(), groups, cells)
     return Metric(
         task=task.task,
         orthography=task.orthography,
@@ -86,8 +88,8 @@ def _corpus_metric(task: TaskRecord, metric: str, samples: Sequence[Sample]) -> 
         value=found.value if found else None,
         stderr=found.stderr if found else None,
         ci95=found.ci95 if found else None,
-        n=len(answered),
-        n_unscored=len(samples) - len(answered),
+        n=int(answered.sum()),
+        n_unscored=int((~answered).sum()),
         n_clusters=found.n_clusters if found else 0,
         chance=None,
         higher_is_better=True,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from harness.columns import Columns, TaskKey, read_columns
 from harness.errors import RecordError, UzBenchError
-from harness.files import read_json, read_jsonl, write_json, write_jsonl
+from harness.files import parse_line, read_json, read_jsonl, write_json, write_jsonl
 from harness.metrics import orthography_gaps, prompt_spreads, summarize
 from harness.records import Metric, OrthographyGap, PromptSpread, Record, Run, Sample, Score
 
@@ -34,6 +35,19 @@ class RunDirectory:
     @cached_property
     def scores(self) -> list[Score]:
         return [Score.from_dict(row) for _, row in read_jsonl(self.path / SCORES)]
+
+    @cached_property
+    def columns(self) -> dict[TaskKey, Columns]:
+        """The tasks by column; several times quicker to read than `samples` and `scores`, and far smaller."""
+        return read_columns(self.run.tasks, self.path / SAMPLES, self.path / SCORES)
+
+    def samples_at(self, places: Iterable[int]) -> Iterator[Sample]:
+        """The samples that stand at byte offsets, in the order given."""
+        path = self.path / SAMPLES
+        with path.open("rb") as file:
+            for place in places:
+                file.seek(place)
+                yield Sample.from_dict(parse_line(file.readline(), path, 0))
 
     @cached_property
     def metrics(self) -> list[Metric]:

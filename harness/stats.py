@@ -290,14 +290,15 @@ def bootstrap(statistic: Callable[[Floats], Floats], groups: Sequence[str], cell
     # Documents that stand alone are drawn by cell, which is the same and far less: cells are few where answers are.
     alone = n_clusters == n
     shares = counts / n if alone else np.full(n_clusters, 1 / n_clusters)
-    content = np.zeros((n_clusters, len(counts)) if cells is not None and not alone else (0, 0))
-    if content.size:
+    content = None
+    if cells is not None and not alone:
+        content = np.zeros((n_clusters, len(counts)))
         np.add.at(content, (numbers, cells), 1.0)
     size = max(1, 4_000_000 // max(len(shares), len(counts)))
     found: list[Floats] = []
     for start in range(0, RESAMPLES, size):
         drawn = draw.multinomial(n_clusters, shares, size=min(size, RESAMPLES - start)).astype(np.float64)
-        found.append(statistic(drawn if alone else drawn @ content if content.size else drawn[:, numbers]))
+        found.append(statistic(drawn if alone else drawn[:, numbers] if content is None else drawn @ content))
     values = np.concatenate(found)
     low, high = np.quantile(values, [ALPHA / 2, 1 - ALPHA / 2])
     tail = min((values <= 0).sum(), (values >= 0).sum()) + 1
@@ -314,9 +315,9 @@ def paired_statistic(
 ) -> Paired:
     """Compares two runs in a statistic that all documents have together, by paired bootstrap.
 
-    base, cand, cells: as in `bootstrap`; each draw of documents is the same for both. changed: shape (n,), the documents
-    that the two answered differently. The guards of few documents are those of `paired`: p is never below what
-    flipping the signs of the clusters that changed could give.
+    base, cand, cells: as in `bootstrap`; each draw of documents is the same for both. changed: shape (n,), the
+    documents that the two answered differently. The guards of few documents are those of `paired`: p is never below
+    what flipping the signs of the clusters that changed could give.
     """
     found = bootstrap(lambda weights: cand(weights) - base(weights), groups, cells)
     if not changed.any():

@@ -77,6 +77,8 @@ CHOSEN: dict[str, Any] = {
 """Values of the fields that don't take just any."""
 
 CHOSEN_OF: dict[str, dict[str, Any]] = {
+    "Check": {"verdict": "regression"},
+    "GateResult": {"verdict": "inconclusive"},
     # Here the prompts that were asked, in a RunSpec which to ask.
     "PromptSpread": {"prompts": ("p1", "p2")},
     "Recipe": {
