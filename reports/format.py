@@ -5,6 +5,9 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 NONE = "—"
 
@@ -30,6 +33,11 @@ def points(value: float | None, digits: int = 1) -> str:
     text = f"{100 * value:+.{digits}f}"
     # A difference that rounds to nothing has no direction.
     return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
+
+
+def plus_minus(value: float, digits: int = 1) -> str:
+    """A width to both sides in percentage points: 0.03 → "± 3.0"."""
+    return f"± {points(value, digits).lstrip('+')}"
 
 
 def interval(ci95: tuple[float, float] | None, digits: int = 1) -> str:
@@ -95,8 +103,43 @@ def for_terminal(markdown: str) -> str:
     return html.unescape(markdown)
 
 
-def table(header: list[str], rows: list[list[str]], align: str = "") -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
     """A Markdown table; cells are taken as they are. align: one of l, r a column, l where it is short."""
     marks = ["--:" if mark == "r" else "---" for mark in align.ljust(len(header), "l")]
     lines = [header, marks, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+class Text(Protocol):
+    """Makes untrusted text safe. limit: characters of it that are shown."""
+
+    def __call__(self, untrusted: str, /, limit: int | None = None) -> str: ...
+
+
+class Table(Protocol):
+    """Writes a table of safe cells. align: one of l, r a column."""
+
+    def __call__(self, header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """One way of writing, so that what a report says is said once: Markdown here, HTML in reports/page.py.
+
+    strong, code: of safe text. verdict: of one of the verdicts.
+    """
+
+    text: Text
+    strong: Callable[[str], str]
+    code: Callable[[str], str]
+    verdict: Callable[[str], str]
+    table: Table
+
+
+MARKDOWN = Writer(
+    text=escape,
+    strong=lambda safe: f"**{safe}**",
+    code=lambda safe: f"`{safe}`",
+    verdict=lambda verdict: f"**{verdict}**" if verdict in ("better", "worse") else escape(verdict),
+    table=table,
+)

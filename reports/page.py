@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reports.format import visible
+from reports.format import Writer, visible
 
 STYLES = ("page.css", "plots.css")
 SCRIPT = "page.js"
@@ -99,6 +99,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "")
         '<div class="scroll" tabindex="0" role="group" aria-label="table">\n'
         f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>\n"
     )
+
+
+HTML = Writer(
+    text=text,
+    strong=lambda safe: f"<strong>{safe}</strong>",
+    code=lambda safe: f"<code>{safe}</code>",
+    verdict=lambda verdict: f'<span class="verdict {text(verdict)}">{text(verdict)}</span>',
+    table=table,
+)
 
 
 @cache

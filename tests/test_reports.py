@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from synthetic import Asked, Asker, made_run
@@ -427,7 +428,9 @@ def test_runs_asked_differently_say_so_before_any_number(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def harmless(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return report(two_runs(tmp_path_factory.mktemp("harmless")))
+    folder = tmp_path_factory.mktemp("harmless")
+    one, two, comparison = two_runs(folder)
+    return write_report(comparison, one, two, folder / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -440,6 +443,16 @@ def test_report_of_hostile_runs_keeps_its_sections_tables_and_columns(tmp_path: 
         [len(row) for row in rows] for rows in tables(harmless)
     ]
     assert kinds(parsed(hostile)) == kinds(parsed(harmless))
+    # The only images are the plots, which lie beside the report and are whole XML.
+    pictures = [child for token in parsed(hostile) for child in token.children or () if child.type == "image"]
+    assert [picture.attrs["src"] for picture in pictures] == [
+        "plots/deltas.svg",
+        "plots/scores.svg",
+        "plots/alphabets.svg",
+    ]
+    for picture in pictures:
+        assert ElementTree.parse(tmp_path / picture.attrs["src"]).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+        assert picture.content.startswith(("Differences", "Scores", "Gaps"))
 
 
 def test_report_of_megabyte_answers_stays_a_page(tmp_path: Path) -> None:
