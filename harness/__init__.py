@@ -9,24 +9,29 @@ Names are loaded when they are first used: `import harness` reads nothing else.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.comparison import compare
     from harness.evaluate import run
     from harness.imports import import_runs
-    from harness.records import Comparison, Metric, Run, RunSpec, Sample, Score
+    from harness.leaderboard import leaderboard
+    from harness.records import Comparison, Leaderboard, Metric, Run, RunSpec, Sample, Score
     from harness.runs import RunDirectory, find_runs, open_run
 
 _HOMES = {
     "compare": "harness.comparison",
     "run": "harness.evaluate",
     "import_runs": "harness.imports",
+    "leaderboard": "harness.leaderboard",
     "find_runs": "harness.runs",
     "open_run": "harness.runs",
     "RunDirectory": "harness.runs",
     "Comparison": "harness.records",
+    "Leaderboard": "harness.records",
     "Metric": "harness.records",
     "Run": "harness.records",
     "RunSpec": "harness.records",
@@ -36,6 +41,7 @@ _HOMES = {
 
 __all__ = [
     "Comparison",
+    "Leaderboard",
     "Metric",
     "Run",
     "RunDirectory",
@@ -45,6 +51,7 @@ __all__ = [
     "compare",
     "find_runs",
     "import_runs",
+    "leaderboard",
     "open_run",
     "run",
 ]
@@ -56,3 +63,18 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """Keeps a function from being hidden by the module of its name: an import sets the module as an attribute.
+
+    See https://docs.python.org/3/reference/datamodel.html#customizing-module-attribute-access
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HOMES and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
