@@ -93,7 +93,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class PairedTask:
-    """One task of two runs. order: of each document of the base, its place in the candidate.
+    """One task of two runs. order: of each document of the base, its place in the candidate, -1 where it has none.
 
     is_first: whether its prompt stands for the task; only then has it a primary row.
     """
@@ -107,11 +107,17 @@ class PairedTask:
     def task(self) -> TaskRecord:
         return self.base.task
 
+    def of_cand(self, metric: str, name: str) -> stats.Floats:
+        """The candidate's scores in the base's order; NaN where a document has none."""
+        found = self.cand.values.get((metric, name))
+        if found is None:
+            return np.full(len(self.order), np.nan)
+        # Behind the last: what -1 takes.
+        return np.append(found, np.nan)[self.order]
+
     def scores(self, metric: str, name: str, among: npt.NDArray[np.bool_] | None = None) -> Pairs:
         """The pairs under a metric as a filter read it, among some of the base's documents or all."""
-        one = self.base.values[metric, name]
-        other = self.cand.values.get((metric, name))
-        two = np.full(len(one), np.nan) if other is None else other[self.order]
+        one, two = self.base.values[metric, name], self.of_cand(metric, name)
         scored = ~(np.isnan(one) | np.isnan(two))
         wanted = np.ones(len(one), dtype=bool) if among is None else among
         groups = self.base.groups
@@ -131,12 +137,15 @@ class Pairing:
     asked_differently: bool
 
 
-def pair(base: RunDirectory, cand: RunDirectory) -> Pairing:
+def pair(base: RunDirectory, cand: RunDirectory, *, partial: bool = False) -> Pairing:
     """Pairs two runs by document.
 
+    partial: the candidate may have been asked fewer tasks and documents than the base; what it lacks has no score.
     Raises UnpairedError naming what differs: tasks, versions, shots, metrics, documents, prompts.
     """
     mine, theirs = ({task.key: task for task in run.run.tasks} for run in (base, cand))
+    if partial and set(theirs) <= set(mine):
+        mine = {key: mine[key] for key in mine if key in theirs}
     if set(mine) != set(theirs):
         missing = _names(set(mine) - set(theirs))
         extra = _names(set(theirs) - set(mine))
@@ -161,30 +170,30 @@ def pair(base: RunDirectory, cand: RunDirectory) -> Pairing:
                     "Run both with the same uzbench and options."
                 )
         columns = base.columns[key], cand.columns[key]
-        order = _order(*columns, base, cand)
+        order = _order(*columns, base, cand, partial)
         if not asked_differently:
             _check_prompts(*columns, order)
         tasks.append(PairedTask(*columns, order, key in firsts))
     return Pairing(tasks, asked_differently)
 
 
-def _order(one: Columns, two: Columns, base: RunDirectory, cand: RunDirectory) -> npt.NDArray[np.intp]:
+def _order(one: Columns, two: Columns, base: RunDirectory, cand: RunDirectory, partial: bool) -> npt.NDArray[np.intp]:
     if one.keys == two.keys:
         return np.arange(len(one.keys))
     places = {key: number for number, key in enumerate(two.keys)}
     only_base, only_cand = set(one.keys) - places.keys(), places.keys() - set(one.keys)
-    if only_base or only_cand:
+    if only_cand or (only_base and not partial):
         raise UnpairedError(
             f"{_names([one.task.key])}: the documents differ (doc_hash): {len(only_base)} only in {base.path}, "
             f"{len(only_cand)} only in {cand.path}. Run both with the same --limit and data."
         )
-    return np.asarray([places[key] for key in one.keys], dtype=np.intp)
+    return np.asarray([places.get(key, -1) for key in one.keys], dtype=np.intp)
 
 
 def _check_prompts(one: Columns, two: Columns, order: npt.NDArray[np.intp]) -> None:
     # A record without prompt hashes can't be held to them.
     differing = sum(
-        bool(mine and two.prompt_hashes[place] and mine != two.prompt_hashes[place])
+        bool(place >= 0 and mine and two.prompt_hashes[place] and mine != two.prompt_hashes[place])
         for mine, place in zip(one.prompt_hashes, order, strict=True)
     )
     if differing:

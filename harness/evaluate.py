@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PARTS = "in parts"
+"""The subset of a run that was asked part after part and stopped when enough was known."""
+
+Documents = dict[str, list[int]]
+"""Of each task, by lm-eval's name, documents to ask: their places among those that the spec names, from 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterDefaults:
@@ -70,24 +76,69 @@ def run(
     """
     if spec.adapter:
         raise UsageError("RunSpec.adapter names the adapter of a finished run; name adapters to run() instead.")
+    with _load(spec, adapters, out=Path(out), mirror=mirror, gpus=gpus, progress=progress) as load:
+        return [_ask(target, load) for target in load.targets]
+
+
+def run_in_parts(
+    spec: RunSpec,
+    more: Callable[[RunDirectory | None], Documents | None],
+    *,
+    adapter: str | None = None,
+    out: Path = Path("runs"),
+    mirror: Path | None = None,
+    gpus: str = "1",
+    progress: bool = True,
+) -> RunDirectory:
+    """Asks one model part after part, for as long as somebody wants more; leaves a run of what was asked.
+
+    more: from the run so far (None at first) to the documents to ask next, or None to stop; it is asked once at least
+    for a part. adapter: asked instead of the base. The other arguments are those of `run`, as are the errors.
+    """
+    adapters = [adapter] if adapter else []
+    with _load(spec, adapters, out=Path(out), mirror=mirror, gpus=gpus, progress=progress, growing=True) as load:
+        return _ask(load.targets[-1], load, more)
+
+
+@dataclass(frozen=True)
+class _Load:
+    """What all targets of a call share."""
+
+    names: list[str]
+    subset: str | None
+    targets: list[Target]
+    model: Model
+    store: Store
+    mirror: Path | None
+    out: Path
+    bar: Progress
+
+
+@contextmanager
+def _load(
+    spec: RunSpec,
+    adapters: Sequence[str],
+    *,
+    out: Path,
+    mirror: Path | None,
+    gpus: str,
+    progress: bool,
+    growing: bool = False,
+) -> Iterator[_Load]:
     names, subset = select(spec)
     base, targets = _targets(spec, adapters)
     if mirror is not None and not Path(mirror).is_dir():
         raise UsageError(f"--mirror {mirror}: no such directory. Expected DIR/<owner>/<name>/<config>/<split>.jsonl")
     with (
-        Store(Path(out) / STORE) as store,
+        Store(out / STORE) as store,
         _quiet_libraries(),
         _data_faults(),
         closing(_model(spec, base, targets, gpus)) as model,
-        closing(_progress(targets, progress)) as bar,
+        closing(_progress(1 if growing else len(targets), progress, growing)) as bar,
     ):
-        found = [
-            _ask(target, names, subset, model=model, store=store, mirror=mirror, out=Path(out), bar=bar)
-            for target in targets
-        ]
+        yield _Load(names, subset, targets, model, store, mirror, out, bar)
     if mirror is not None and not mirror_checksums(Path(mirror)):
         log.warning("%s has no %s: its files were taken as they are.", mirror, CHECKSUMS)
-    return found
 
 
 def select(spec: RunSpec) -> tuple[list[str], str | None]:
@@ -180,35 +231,27 @@ def _model(spec: RunSpec, base: Located | None, targets: Sequence[Target], gpus:
     return LocalModel(spec, base, adapters, gpus)
 
 
-def _progress(targets: Sequence[Target], shown: bool) -> Progress:
+def _progress(n_models: int, shown: bool, growing: bool) -> Progress:
     from harness.engine.stored import Progress
 
-    return Progress(len(targets), shown=shown)
+    return Progress(n_models, shown=shown, growing=growing)
 
 
 def _ask(
-    target: Target,
-    names: Sequence[str],
-    subset: str | None,
-    *,
-    model: Model,
-    store: Store,
-    mirror: Path | None,
-    out: Path,
-    bar: Progress,
+    target: Target, load: _Load, more: Callable[[RunDirectory | None], Documents | None] | None = None
 ) -> RunDirectory:
-    """Asks one model of a load its tasks and writes its run."""
+    """Asks one model of a load its tasks, all or in parts, and writes its run."""
     from harness.engine.identity import model_key
     from harness.engine.stored import Plan, StoredLM
 
-    start, loaded = time.perf_counter(), model.load_seconds
+    model, start, loaded = load.model, time.perf_counter(), load.model.load_seconds
     identity = model.identity(target.spec, target.adapter)
     key = model_key(identity)
-    store.remember_model(key, identity)
-    tasks = load_tasks(names, target.spec, mirror)
+    load.store.remember_model(key, identity)
+    tasks = load_tasks(load.names, target.spec, load.mirror)
     spec_hash = target.spec.spec_hash
-    run_id = f"{slug(target.model_name)}-{digest([spec_hash, key])[:10]}"
-    directory = out / run_id
+    run_id = f"{slug(target.model_name)}-{digest([spec_hash, key, *([PARTS] if more else [])])[:10]}"
+    directory = load.out / run_id
     started = Run(
         run_id=run_id,
         spec=target.spec,
@@ -217,7 +260,7 @@ def _ask(
         model_name=target.model_name,
         created=provenance.now(),
         complete=False,
-        subset=subset,
+        subset=PARTS if more else load.subset,
         git_commit=provenance.git_commit(),
         versions=provenance.package_versions(),
         hardware=provenance.hardware(),
@@ -226,7 +269,7 @@ def _ask(
 
     plan = Plan.load(directory / PLAN, model.budget)
     lm = StoredLM(
-        store=store,
+        store=load.store,
         model_key=key,
         plan=plan,
         planner=model.planner(plan.budget),
@@ -234,24 +277,36 @@ def _ask(
         speaker=model.speaker,
         seed=target.spec.seed,
         label=target.model_name,
-        progress=bar,
+        progress=load.bar,
     )
-    results = _lm_eval(lm, tasks, target.spec, subset)
-    records, samples, scores = _records(tasks, results)
-    counts = lm.counts
+
+    def written(complete: bool) -> RunDirectory:
+        records, samples, scores = _records(tasks, logged)
+        elapsed, load_seconds = time.perf_counter() - start, model.load_seconds - loaded
+        done = replace(
+            started,
+            complete=complete,
+            tasks=tuple(records),
+            requests=lm.counts,
+            timings={"load_s": round(load_seconds, 3), "ask_s": round(elapsed - load_seconds, 3)},
+        )
+        return write_run(directory, done, samples, scores)
+
+    indices = _indices(tasks, load.subset, target.spec.limit)
+    if more is None:
+        logged = _logged(_lm_eval(lm, tasks, target.spec, indices), {})
+    else:
+        logged, found = {}, None
+        while (part := more(found)) is not None:
+            chosen = {name: [indices[name][number] for number in numbers] for name, numbers in part.items()}
+            # Requests are made anew for each part: a task keeps those of the last.
+            logged = _logged(_lm_eval(lm, tasks, target.spec, chosen), logged)
+            found = written(complete=False)
     log.info(
         "%s: %d requests, %d not asked again, %d asked",
-        run_id, counts["distinct"], counts["reused"], counts["asked"],
+        run_id, lm.counts["distinct"], lm.counts["reused"], lm.counts["asked"],
     )  # fmt: skip
-    elapsed, load_seconds = time.perf_counter() - start, model.load_seconds - loaded
-    done = replace(
-        started,
-        complete=True,
-        tasks=tuple(records),
-        requests=counts,
-        timings={"load_s": round(load_seconds, 3), "ask_s": round(elapsed - load_seconds, 3)},
-    )
-    return write_run(directory, done, samples, scores)
+    return written(complete=True)
 
 
 def load_tasks(names: Sequence[str], spec: RunSpec, mirror: Path | None = None) -> dict[str, Any]:
@@ -302,14 +357,13 @@ def _set_format(task: Any, prompt_format: str, ours: bool) -> None:
         task.set_config(key="generation_kwargs", value={"until": until}, update=True)
 
 
-def _lm_eval(lm: Any, tasks: dict[str, Any], spec: RunSpec, subset: str | None) -> dict[str, Any]:
+def _lm_eval(lm: Any, tasks: dict[str, Any], spec: RunSpec, indices: dict[str, list[int]]) -> dict[str, Any]:
     from lm_eval.evaluator import evaluate
 
-    indices = _subset_indices(tasks, subset, spec.limit) if subset else None
+    asked = {name: task for name, task in tasks.items() if indices[name]}
     return evaluate(
         lm=lm,
-        task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
-        limit=None if subset else spec.limit,
+        task_dict={"tasks": asked, "groups": {}, "group_map": {}},
         samples=indices,
         bootstrap_iters=0,
         log_samples=True,
@@ -318,7 +372,10 @@ def _lm_eval(lm: Any, tasks: dict[str, Any], spec: RunSpec, subset: str | None) 
     )
 
 
-def _subset_indices(tasks: dict[str, Any], subset: str, limit: int | None) -> dict[str, list[int]]:
+def _indices(tasks: dict[str, Any], subset: str | None, limit: int | None) -> dict[str, list[int]]:
+    """The documents of each task that a spec asks, by their numbers."""
+    if subset is None:
+        return {name: list(range(len(task.eval_docs)))[:limit] for name, task in tasks.items()}
     wanted = {base: set(ids) for base, ids in catalog.demo_items().items()}
     indices = {}
     for name, task in tasks.items():
@@ -330,22 +387,37 @@ def _subset_indices(tasks: dict[str, Any], subset: str, limit: int | None) -> di
     return indices
 
 
-def _records(tasks: dict[str, Any], results: dict[str, Any]) -> tuple[list[TaskRecord], list[Sample], list[Score]]:
+def _logged(results: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """What lm-eval logged of each task, behind what it logged of an earlier part."""
+    found = dict(before)
+    for name, rows in results["samples"].items():
+        found[name] = {
+            "rows": [*(before[name]["rows"] if name in before else ()), *rows],
+            "version": str(results["versions"].get(name)),
+            "n_shot": int(results["n-shot"].get(name) or 0),
+            "n_all": results["n-samples"][name]["original"],
+            "higher": {metric: bool(way) for metric, way in results["higher_is_better"].get(name, {}).items()},
+        }
+    return found
+
+
+def _records(tasks: dict[str, Any], logged: dict[str, Any]) -> tuple[list[TaskRecord], list[Sample], list[Score]]:
     records, samples, scores = [], [], []
     for name, task in tasks.items():
-        logged = results["samples"][name]
-        higher = {metric: bool(better) for metric, better in results["higher_is_better"].get(name, {}).items()}
+        if name not in logged:
+            continue
+        found = logged[name]
         record = task_record(
             name,
-            version=str(results["versions"].get(name)),
-            n_shot=int(results["n-shot"].get(name) or 0),
-            n=len({row["doc_id"] for row in logged}),
-            n_all=results["n-samples"][name]["original"],
-            metrics=higher,
+            version=found["version"],
+            n_shot=found["n_shot"],
+            n=len({row["doc_id"] for row in found["rows"]}),
+            n_all=found["n_all"],
+            metrics=found["higher"],
             output_type=task.OUTPUT_TYPE,
-            logged=logged,
+            logged=found["rows"],
         )
-        some_samples, some_scores = read_samples(record, logged)
+        some_samples, some_scores = read_samples(record, found["rows"])
         records.append(record)
         samples += some_samples
         scores += some_scores

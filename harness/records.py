@@ -664,18 +664,21 @@ class Check(Record):
 class Look(Record):
     """One interim look of a sequential gate: after how many documents, and where the statistics stood.
 
-    share: of all documents, in [0,1]. z_regression, z_pass: of delta against 0 and against -margin; each boundary is
-    what they are held against (None: not tested at this look).
+    share: of all documents, in [0,1]. delta: of the macro average. z_regression: of the task, or the average, that fell
+    most clearly; z_pass: of the average against a fall by the margin; each boundary is what they are held against.
+    fell: what a verdict of regression rests on.
     """
 
+    orthography: str
     n_pairs: int
     share: float
     delta: float
     z_regression: float
-    boundary_regression: float | None
+    boundary_regression: float
     z_pass: float
-    boundary_pass: float | None
+    boundary_pass: float
     verdict: str
+    fell: str = ""
 
 
 @dataclass(frozen=True, slots=True)

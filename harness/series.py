@@ -132,10 +132,7 @@ def _split_row(
     of_format: PairedTask, of_cand: PairedTask, key: tuple[str, str]
 ) -> tuple[SplitRow, list[float | None]] | None:
     """The row, and the standard errors of its three differences."""
-    empty = np.full(len(of_format.base.keys), np.nan)
-    one = of_format.base.values[key]
-    two = of_format.cand.values[key][of_format.order] if key in of_format.cand.values else empty
-    three = of_cand.cand.values[key][of_cand.order] if key in of_cand.cand.values else empty
+    one, two, three = of_format.base.values[key], of_format.of_cand(*key), of_cand.of_cand(*key)
     scored = ~(np.isnan(one) | np.isnan(two) | np.isnan(three))
     if not scored.any():
         return None

@@ -56,15 +56,21 @@ class Plan:
 
 
 class Progress:
-    """One bar over all that a load answers: the base's requests, and as many for each of its adapters."""
+    """One bar over all that a load answers: the base's requests, and as many for each of its adapters.
 
-    def __init__(self, n_models: int, *, shown: bool):
-        self._n_models, self._expected = n_models, dict[str, int]()
+    growing: a single model answers part after part, and nobody knows how many parts there will be.
+    """
+
+    def __init__(self, n_models: int, *, shown: bool, growing: bool = False):
+        self._n_models, self._growing, self._expected = n_models, growing, dict[str, int]()
         self._bar = tqdm(total=0, unit="req", disable=not shown, leave=False)
 
     def begin(self, label: str, kind: str, n: int) -> None:
         """A model is about to answer n requests of a kind."""
-        self._expected.setdefault(kind, n)
+        if self._growing:
+            self._expected[kind] = self._expected.get(kind, 0) + n
+        else:
+            self._expected.setdefault(kind, n)
         self._bar.total = sum(self._expected.values()) * self._n_models
         self._bar.set_description(f"{label} {kind}")
 
