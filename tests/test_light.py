@@ -66,6 +66,15 @@ def test_compare_imports_no_model_library(options: list[str], tmp_path: Path) ->
     assert (tuned / "against-base" / "report.md").is_file() == (not options)
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["files", "json"])
+def test_leaderboard_imports_no_model_library(options: list[str], tmp_path: Path) -> None:
+    for name, n in (("base", 12), ("tuned", 32)):
+        made_run(tmp_path / name, Asked({"acc": [1.0] * n + [0.0] * (40 - n)}))
+    found = imported((*HEAVY, "pandas", "statsmodels"), "leaderboard", "base", "tuned", *options, cwd=tmp_path)
+    assert found == []
+    assert (tmp_path / "leaderboard" / "leaderboard.html").is_file() == (not options)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
