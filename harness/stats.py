@@ -57,6 +57,8 @@ class Paired:
 
 def clusters(groups: Sequence[str]) -> npt.NDArray[np.intp]:
     """Cluster numbers, shape (n,): documents of one group share one, those without a group stand alone."""
+    if not any(groups):
+        return np.arange(len(groups), dtype=np.intp)
     numbers: dict[str, int] = {}
     found = []
     for index, group in enumerate(groups):
@@ -156,15 +158,19 @@ def _flips(sums: Floats) -> tuple[Floats, float, bool]:
         signs = 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1) - 1
         totals = signs @ moved
     else:
-        # Clusters that differ by as much are one draw: how many of them fall on the plus side.
         sizes, counts = np.unique(np.abs(moved).round(12), return_counts=True)
-        draw, rows = np.random.default_rng(SEED), max(1, 4_000_000 // len(sizes))
-        totals = np.concatenate(
-            [
-                (2 * draw.binomial(counts, 0.5, size=(min(rows, RESAMPLES - start), len(sizes))) - counts) @ sizes
-                for start in range(0, RESAMPLES, rows)
-            ]
-        )
+        draw, totals = np.random.default_rng(SEED), np.empty(RESAMPLES)
+        few = 8 * len(sizes) < n
+        rows = max(1, 4_000_000 // (len(sizes) if few else n))
+        for start in range(0, RESAMPLES, rows):
+            part = totals[start : start + rows]
+            if few:
+                # Clusters that differ by as much are one draw: how many of them fall on the plus side.
+                part[:] = (2 * draw.binomial(counts, 0.5, size=(len(part), len(sizes))) - counts) @ sizes
+            else:
+                bits = np.frombuffer(draw.bytes(len(part) * -(-n // 8)), dtype=np.uint8).reshape(len(part), -1)
+                # Σ ± x = 2 Σ⁺ x - Σ x: bits serve as they are.
+                part[:] = 2 * (np.unpackbits(bits, axis=1, count=n).astype(np.float64) @ moved) - moved.sum()
     # Rounded, so that totals which are equal on paper are equal: 0.1 + 0.2 isn't 0.3.
     return totals.round(9), float(moved.sum().round(9)), n <= EXACT_FLIPS
 
