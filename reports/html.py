@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import write_text
-from harness.records import Comparison, Sample, Score, Series
+from harness.records import Comparison, Sample, Series
 from harness.runs import RunDirectory
 from reports import plots, tables
 from reports.format import interval, percent, points, visible
-from reports.items import OUTCOMES, Pair, draw, pairs
+from reports.items import OUTCOMES, Pair, draw, pairs, texts
 from reports.page import HTML, embedded, page, text
 
 PAGE_BYTES = 15_000_000
@@ -66,7 +66,7 @@ def render(comparison: Comparison, base: RunDirectory, cand: RunDirectory, serie
     name = tables.title(comparison, visible)
     # What of the page's size the items leave; the count of them is written last.
     room = PAGE_BYTES - len(page(name, body, data={}, script=True).encode()) - 1_000
-    data, n_shown = browsed(everything, room)
+    data, n_shown = browsed(everything, base, cand, room)
     body = body.replace(_SAMPLE, _sample_sentence(n_shown, len(everything)), 1)
     return page(name, body, data=data, script=True)
 
@@ -199,7 +199,10 @@ _PAGES = (
 
 
 def _select(name: str, every: str) -> str:
-    return f'<label>{name} <select id="filter-{name}"><option value="">{every}</option></select></label>'
+    return (
+        f'<div class="field"><label for="filter-{name}">{name}</label>'
+        f'<select id="filter-{name}"><option value="">{every}</option></select></div>'
+    )
 
 
 # No form: a policy that forbids sending one would complain at every Enter.
@@ -211,7 +214,8 @@ _BROWSER = f"""<p class="soft">{_SAMPLE}</p>
 {_select("alphabet", "all alphabets")}
 {_select("outcome", "all outcomes")}
 {_select("slice", "all slices")}
-<label>search <input id="filter-text" type="search" autocomplete="off" spellcheck="false"></label>
+<div class="field long"><label for="filter-text">search</label>
+<input id="filter-text" type="search" autocomplete="off" spellcheck="false"></div>
 <button type="button" id="filter-clear">Clear</button>
 </div>
 <div class="bar"><p id="count" aria-live="polite" tabindex="-1"></p>{_PAGES}</div>
@@ -229,7 +233,7 @@ def _sample_sentence(n_shown: int, n_all: int) -> str:
     )
 
 
-def browsed(items: Sequence[Pair], room: int) -> tuple[dict[str, Any], int]:
+def browsed(items: Sequence[Pair], base: RunDirectory, cand: RunDirectory, room: int) -> tuple[dict[str, Any], int]:
     """What page.js shows, and how many items that are.
 
     room: bytes that the items may take. All are shown if they fit, else those that a fixed draw names first.
@@ -238,24 +242,29 @@ def browsed(items: Sequence[Pair], room: int) -> tuple[dict[str, Any], int]:
     outcomes = list(OUTCOMES)
 
     def number(kind: str, name: str) -> int:
-        return names[kind].setdefault(name, len(names[kind]))
+        nonlocal room
+        if name not in names[kind]:
+            names[kind][name] = len(names[kind])
+            room -= len(embedded(name).encode()) + 1
+        return names[kind][name]
 
     found: dict[int, dict[str, Any]] = {}
-    for place in draw(items):
+    places = list(draw(items))
+    said = texts((items[place] for place in places), base, cand)
+    for place, (before, after) in zip(places, said, strict=True):
         pair = items[place]
-        before, after = pair.before, pair.after
         item = {
-            "task": number("tasks", visible(before.task, tables.NAME_LENGTH)),
-            "alphabet": number("alphabets", tables.orthography(before.orthography, visible)),
+            "task": number("tasks", visible(pair.task, tables.NAME_LENGTH)),
+            "alphabet": number("alphabets", tables.orthography(pair.orthography, visible)),
             "slice": number("slices", visible(before.slice, tables.NAME_LENGTH)),
             "outcome": outcomes.index(pair.outcome),
             "id": visible(before.item_id or before.doc_hash[:10], tables.NAME_LENGTH),
             "prompt": _prompt(before.prompt),
             "target": visible(before.target, ANSWER_LENGTH),
             "base": _answer(before),
-            "base_score": _score(pair.one),
+            "base_score": _score(pair.metric, pair.one),
             "tuned": _answer(after),
-            "tuned_score": _score(pair.two),
+            "tuned_score": _score(pair.metric, pair.two),
         }
         if after.prompt != before.prompt:
             item["tuned_prompt"] = _prompt(after.prompt)
@@ -279,10 +288,8 @@ def _answer(sample: Sample) -> str | None:
     return None if sample.response is None else visible(sample.response, ANSWER_LENGTH)
 
 
-def _score(score: Score | None) -> str:
+def _score(metric: str, score: float | None) -> str:
     if score is None:
         return "not scored"
-    if score.value is None:
-        return visible(f"not scored: {score.unscored_reason}", tables.NAME_LENGTH)
-    value = f"{score.value:.2f}".rstrip("0").rstrip(".")
-    return visible(f"{score.metric} {value}", tables.NAME_LENGTH)
+    value = f"{score:.2f}".rstrip("0").rstrip(".")
+    return visible(f"{metric} {value}", tables.NAME_LENGTH)

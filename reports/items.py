@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.records import Comparison, Sample, Score
+from harness.records import Comparison, Sample
 from harness.runs import RunDirectory
 
 OUTCOMES = {
@@ -22,37 +23,50 @@ OUTCOMES = {
 # A gain or a loss is what a reader looks for: three of each come for one of the others.
 TURNS = {"gained": 3, "lost": 3}
 
-_TaskKey = tuple[str, str, str]
-_Key = tuple[_TaskKey, str, int]
-
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One item, asked of both, under its task's primary metric. outcome: one of OUTCOMES."""
+    """One item, asked of both, under its task's primary metric.
 
-    before: Sample
-    after: Sample
-    one: Score | None
-    two: Score | None
+    one, two: its score in the base and in the candidate, None where unscored. outcome: one of OUTCOMES. before, after:
+    where its sample stands in either run.
+    """
+
+    task: str
+    orthography: str
+    metric: str
+    one: float | None
+    two: float | None
     outcome: str
+    before: int
+    after: int
 
 
 def pairs(comparison: Comparison, base: RunDirectory, cand: RunDirectory) -> list[Pair]:
     """The items of the primary results, in the order in which the base was asked."""
-    primary = {
-        (row.task, row.orthography, row.prompt_id): (row.metric, row.filter, row.higher_is_better)
-        for row in comparison.rows
-        if row.primary
-    }
-    one, two = (_primary_scores(run, primary) for run in (base, cand))
-    answers = {_key(sample): sample for sample in cand.samples}
     found = []
-    for sample in base.samples:
-        key = _key(sample)
-        if key[0] in primary and key in answers:
-            scores = one.get(key), two.get(key)
-            found.append(Pair(sample, answers[key], *scores, _outcome(*scores, primary[key[0]][2])))
-    return found
+    for row in comparison.rows:
+        if not row.primary:
+            continue
+        key = row.task, row.orthography, row.prompt_id
+        mine, theirs = base.columns[key], cand.columns[key]
+        column = row.metric, row.filter
+        other = dict(zip(theirs.keys, zip(theirs.values[column].tolist(), theirs.places, strict=True), strict=True))
+        for document, score, before in zip(mine.keys, mine.values[column].tolist(), mine.places, strict=True):
+            if document in other:
+                score_after, after = other[document]
+                one, two = (None if math.isnan(each) else each for each in (score, score_after))
+                outcome = _outcome(one, two, row.higher_is_better)
+                found.append(Pair(row.task, row.orthography, row.metric, one, two, outcome, before, after))
+    return sorted(found, key=lambda pair: pair.before)
+
+
+def texts(items: Iterable[Pair], base: RunDirectory, cand: RunDirectory) -> Iterator[tuple[Sample, Sample]]:
+    """What either run was asked and answered, read item by item: the texts of a run may be larger than memory."""
+    items = list(items)
+    return zip(
+        base.samples_at(pair.before for pair in items), cand.samples_at(pair.after for pair in items), strict=True
+    )
 
 
 def draw(items: Sequence[Pair]) -> Iterator[int]:
@@ -62,7 +76,7 @@ def draw(items: Sequence[Pair]) -> Iterator[int]:
     """
     strata: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for place, pair in enumerate(items):
-        strata[pair.before.task, pair.before.orthography, pair.outcome].append(place)
+        strata[pair.task, pair.orthography, pair.outcome].append(place)
     chance = random.Random(0)
     for places in strata.values():
         chance.shuffle(places)
@@ -75,21 +89,9 @@ def draw(items: Sequence[Pair]) -> Iterator[int]:
                 del strata[key]
 
 
-def _key(record: Sample | Score) -> _Key:
-    return (record.task, record.orthography, record.prompt_id), record.doc_hash, record.occurrence
-
-
-def _primary_scores(run: RunDirectory, primary: dict[_TaskKey, tuple[str, str, bool]]) -> dict[_Key, Score]:
-    return {
-        _key(score): score
-        for score in run.scores
-        if score.task_key in primary and (score.metric, score.filter) == primary[score.task_key][:2]
-    }
-
-
-def _outcome(one: Score | None, two: Score | None, higher_is_better: bool) -> str:
-    if one is None or two is None or one.value is None or two.value is None:
+def _outcome(one: float | None, two: float | None, higher_is_better: bool) -> str:
+    if one is None or two is None:
         return "unscored"
-    if one.value == two.value:
-        return "right" if one.value == (1.0 if higher_is_better else 0.0) else "unchanged"
-    return "gained" if (two.value > one.value) == higher_is_better else "lost"
+    if one == two:
+        return "right" if one == (1.0 if higher_is_better else 0.0) else "unchanged"
+    return "gained" if (two > one) == higher_is_better else "lost"

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.files import write_text
-from harness.records import Comparison, Sample, Score, Series
+from harness.records import Comparison, Sample, Series
 from harness.runs import RunDirectory
 from reports import plots, tables
 from reports.format import MARKDOWN, escape, table
-from reports.items import Pair, pairs
+from reports.items import Pair, pairs, texts
 from reports.tables import orthography
 
 SHOWN_ITEMS = 10
@@ -136,27 +136,27 @@ def _items(comparison: Comparison, base: RunDirectory, cand: RunDirectory) -> st
         items = [pair for pair in everything if pair.outcome == outcome]
         # A fixed draw: the report of the same runs is the same.
         places = sorted(random.Random(0).sample(range(len(items)), min(SHOWN_ITEMS, len(items))))
-        parts.append(f"## {title}\n\n{len(places)} of {len(items)} items.\n")
-        if places:
+        shown = [items[place] for place in places]
+        parts.append(f"## {title}\n\n{len(shown)} of {len(items)} items.\n")
+        if shown:
             header = ["item", "question", "wanted", f"base: {escape(base.run.model_name)}"]
             header.append(f"tuned: {escape(cand.run.model_name)}")
-            parts.append(table(header, [_item_line(items[place]) for place in places]))
+            said = texts(shown, base, cand)
+            parts.append(table(header, [_item_line(pair, *both) for pair, both in zip(shown, said, strict=True)]))
     return "\n".join(parts)
 
 
-def _item_line(pair: Pair) -> list[str]:
-    before = pair.before
+def _item_line(pair: Pair, before: Sample, after: Sample) -> list[str]:
     alphabet = f" ({orthography(before.orthography)})" if before.orthography != "latin" else ""
     return [
         escape(before.item_id or before.doc_hash[:10]) + alphabet,
         escape(before.prompt, PROMPT_LENGTH),
         escape(before.target, ANSWER_LENGTH),
         _answer(before, pair.one),
-        _answer(pair.after, pair.two),
+        _answer(after, pair.two),
     ]
 
 
-def _answer(sample: Sample, score: Score | None) -> str:
+def _answer(sample: Sample, score: float | None) -> str:
     said = "(no answer)" if sample.response is None else escape(sample.response, ANSWER_LENGTH) or "(empty)"
-    value = None if score is None else score.value
-    return said if value in (None, 0.0, 1.0) else f"{said} · {value:.2f}"
+    return said if score in (None, 0.0, 1.0) else f"{said} · {score:.2f}"

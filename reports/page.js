@@ -47,7 +47,7 @@
       select.append(option);
     });
     // One choice is no choice.
-    select.closest("label").hidden = used.size < 2;
+    select.closest(".field").hidden = used.size < 2;
   };
 
   const used = (field) => new Set(data.items.map((item) => item[field]));

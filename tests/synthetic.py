@@ -19,7 +19,7 @@ class Asked:
     values: metric to the score of each document, None where it is unscored; the first metric is the primary
     one. docs: a name for each document, repeated where a document repeats. groups: the passage of each.
     item_ids: of each, f"{task}-{docs}" where None. prompts, targets, responses: a text for each document.
-    choices: the classes, where documents are classified. asked_as: changes every prompt_hash.
+    choices: the classes, where documents are classified. slices: of each. asked_as: changes every prompt_hash.
     """
 
     values: Mapping[str, Sequence[float | None]]
@@ -39,6 +39,7 @@ class Asked:
     targets: Sequence[str] | None = None
     responses: Sequence[str | None] | None = None
     choices: Sequence[str] = ()
+    slices: Sequence[str] | None = None
     asked_as: str = ""
 
     @property
@@ -139,7 +140,7 @@ def _samples(task: Asked) -> list[Sample]:
                 choices=tuple(task.choices),
                 response=task.responses[number] if task.responses else "javob",
                 logprobs=(),
-                slice="",
+                slice=task.slices[number] if task.slices else "",
             )
         )
         seen[doc_hash] += 1

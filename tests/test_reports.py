@@ -5,9 +5,9 @@ Cases by hand: cases/format.json. Markdown is read by markdown-it, not by our ow
 
 from __future__ import annotations
 
+import html
 import json
 import re
-import unicodedata
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,13 +15,24 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from hostile import HOSTILE, visible
 from synthetic import Asked, Asker, made_run
 
 from harness.comparison import compare
+from harness.records import MACRO, CurvePoint, FormatSplit, Series, Side, SliceRow, SplitRow
 from harness.runs import RunDirectory
 from reports import format as shown
 from reports.format import escape, table
-from reports.markdown import ANSWER_LENGTH, PROMPT_LENGTH, SHOWN_ITEMS, headline_table, render, write_report
+from reports.markdown import (
+    ANSWER_LENGTH,
+    PROMPT_LENGTH,
+    SHOWN_ITEMS,
+    headline_table,
+    render,
+    render_series,
+    write_report,
+    write_series,
+)
 from reports.tables import run_tables
 
 markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py, which rich brings along, isn't installed")
@@ -29,56 +40,8 @@ markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py, which r
 CASES = json.loads((Path(__file__).parent / "cases" / "format.json").read_text(encoding="utf-8"))
 NUMBERS = [(name, arguments, text) for name, rows in CASES.items() for arguments, text in rows]
 
-# Each is what a model may say or a data set may hold.
-HOSTILE = {
-    "script": "<script>alert(1)</script>",
-    "image": '<img src=x onerror="alert(1)">',
-    "unclosed tag": "</td></tr></table><div",
-    "HTML comment": "<!-- the rest of the page is hidden",
-    "entity": "&lt;script&gt; &amp; &#60;b&#62; &nbsp;",
-    "link": "[click](javascript:alert(1))",
-    "end of a link": "](javascript:alert(1))",
-    "picture": "![x](https://evil.example/track.png)",
-    "reference": "[1]: https://evil.example\n\n[1]",
-    "footnote": "[^1] and [^1]: note",
-    "autolink": "<https://evil.example>",
-    "bare address": "https://evil.example/?q=1 HTTP://EVIL.EXAMPLE ftp://evil.example www.evil.example",
-    "mail": "mailto:a@evil.example and a@evil.example",
-    "script address": "javascript:alert(1) data:text/html,<b>x</b>",
-    "mention": "@torvalds @org/team #1 GH-1",
-    "pipes": "a | b || c |",
-    "escaped pipe": "a \\| b \\\\| c",
-    "backslashes": "\\\\ \\` \\[ \\<",
-    "backticks": "`code` ``more`` ```\nfence\n```",
-    "unclosed backtick": "` | the rest of the row is code",
-    "tildes": "~~~\nfence\n~~~ ~~gone~~",
-    "newlines": "one\ntwo\r\nthree\rfour\n\nfive\n",
-    "table": "\n| a | b |\n| --- | --- |\n| 1 | 2 |\n",
-    "heading": "\n# Results\n\nAll better\n===\n---\n",
-    "quote and lists": "\n> quoted\n* one\n- two\n1. three\n    code\n",
-    "emphasis": "*a* **b** _c_ __d__ ***e***",
-    "mathematics": "$x$ $$y$$ $`z`$",
-    "emoji name": ":tada:",
-    "right to left": "\u202eevil\u202c \u2067x\u2069 \u200f\u061c",
-    "zero width": "a\u200bb\u200dc\ufeffd\u00ade\u2060f",
-    "line separators": "a\u2028b\u2029c\u0085d\x0be\x0cf",
-    "NUL and controls": "a\x00b\x1b[31mred\x1b[0m\x07\x7f",
-    "lone surrogates": "a\ud800b\udfff",
-    "spaces": "   \t   ",
-    "nothing": "",
-    "uzbek": "oʻzbek gʻisht maʼno — ўзбек ғишт",
-}
 RAW_MARKUP = re.compile(r"[<>\[\]|`*_~@$!#\\\n\r\t]|(?i:https?:|ftp:|www\.|mailto:|javascript:|data:)")
 ENTITY = re.compile(r"&(?:amp|lt|gt|#\d+);")
-
-
-def visible(text: str) -> str:
-    """What a reader should see: characters that can't be seen are named, the rest stays."""
-    seen = []
-    for character in re.sub(r"\r\n?", "\n", text).strip():
-        hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\n\t"
-        seen.append(f"⟨U+{ord(character):04X}⟩" if hidden else character)
-    return "".join(seen)
 
 
 def parsed(text: str) -> list[Any]:
@@ -312,7 +275,7 @@ def test_many_items_are_drawn_the_same_way_each_time(tmp_path: Path) -> None:
     runs = two_runs(tmp_path, n=40)
     text = report(runs)
     assert f"## Gained\n\n{SHOWN_ITEMS} of 60 items.\n" in text
-    gained = cells(tables(text)[4])
+    gained = cells(tables(text)[-3])
     assert len(gained) == 1 + SHOWN_ITEMS
     assert report(runs) == text
 
@@ -354,6 +317,79 @@ def test_alphabets_table_pairs_each_model_with_its_own_latin(tmp_path: Path) -> 
     assert gaps[1][:7] == ["base", "uz_topic", "acc", "Cyrillic", "36.4 %", "0.0 %", "−36.4"]
     assert gaps[2][:7] == ["tuned", "uz_topic", "acc", "Cyrillic", "75.0 %", "25.0 %", "−50.0"]
     assert [gap[9] for gap in gaps[1:]] == ["11", "12"]
+
+
+def test_slices_table_shows_both_models_on_each_part(tmp_path: Path) -> None:
+    one, two, comparison = two_runs(tmp_path)
+    part = SliceRow(
+        *("uz_topic", "latin", "p1", "acc", "type", "a|b"),
+        *(0.25, 0.5, 0.25, (0.125, 0.375), 0.04, 40, 40, 12, 2, True),
+    )
+    text = report((one, two, replace(comparison, slices=(part,))))
+    (rows,) = (cells(found) for found in tables(text) if cells(found)[0][3:5] == ["by", "part"])
+    assert rows[1:] == [
+        [
+            "uz_topic",
+            "Latin",
+            "acc",
+            "type",
+            "a|b",
+            "25.0 %",
+            "50.0 %",
+            "+25.0",
+            "[+12.5, +37.5]",
+            ".040",
+            "40",
+            "12 / 2",
+        ]
+    ]
+
+
+def made_series(name: str = "base") -> Series:
+    sides = tuple(
+        Side(f"run-{each}", each, each, None, "none", form, "key", False)
+        for each, form in ((name, "plain"), (name, "alpaca"), (f"{name}-tuned", "alpaca"))
+    )
+    points = (
+        CurvePoint(0, MACRO, "latin", "", 0.25, (0.2, 0.3), None, None, None, 5),
+        CurvePoint(2, MACRO, "latin", "", 0.375, (0.325, 0.425), 0.125, (0.1, 0.15), 0.0001, 5),
+        CurvePoint(0, "uz_topic", "latin", "acc", 0.5, None, None, None, None, 48),
+        CurvePoint(2, "uz_topic", "latin", "acc", 0.75, (0.6, 0.9), 0.25, (0.1, 0.4), 0.002, 48),
+    )
+    row = SplitRow("uz_topic", "latin", "acc", 0.25, (0.1, 0.4), 0.0625, (0.0, 0.125), 0.1875, (0.05, 0.325), 48)
+    return Series(sides, points, (FormatSplit(sides[0], sides[1], sides[2], (row,)),))
+
+
+def test_series_shows_its_curve_and_splits_the_gain() -> None:
+    text = render_series(made_series())
+    curve, split = (cells(found) for found in tables(text))
+    assert ["|".join(row) for row in curve[1:]] == [
+        "1. base|macro average|Latin|—|25.0 %|[20.0, 30.0]|—|—|—|5 tasks",
+        "3. base-tuned|macro average|Latin|—|37.5 %|[32.5, 42.5]|+12.5|[+10.0, +15.0]|< .001|5 tasks",
+        "1. base|uz_topic|Latin|acc|50.0 %|—|—|—|—|48",
+        "3. base-tuned|uz_topic|Latin|acc|75.0 %|[60.0, 90.0]|+25.0|[+10.0, +40.0]|.002|48",
+    ]
+    assert split[0][3:] == ["total", "95 %", "format", "95 %", "rest", "95 %", "n"]
+    assert split[1][:5] == ["uz_topic", "Latin", "acc", "+25.0", "[+10.0, +40.0]"]
+    assert split[1][5:] == ["+6.2", "[0.0, +12.5]", "+18.8", "[+5.0, +32.5]", "48"]
+    assert "From base (plain) to base-tuned (alpaca)." in text
+
+
+def test_series_lies_beside_its_curves(tmp_path: Path) -> None:
+    text = write_series(made_series(), tmp_path / "series.md").read_text(encoding="utf-8")
+    pictures = [child for token in parsed(text) for child in token.children or () if child.type == "image"]
+    assert [(picture.attrs["src"], html.unescape(picture.content)) for picture in pictures] == [
+        ("plots/curve-1.svg", "macro average, Latin"),
+        ("plots/curve-2.svg", "uz_topic, acc, Latin"),
+    ]
+    assert all((tmp_path / picture.attrs["src"]).is_file() for picture in pictures)
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_series_of_hostile_names_keeps_its_tables(text: str) -> None:
+    rendered = render_series(made_series(text))
+    assert [len(row) for found in tables(rendered) for row in found] == [10] * 7
+    assert not kinds(parsed(rendered)) & {"html_block", "html_inline", "link_open", "image", "code_inline", "fence"}
 
 
 def in_prompts(first: list[float], second: list[float], task: str = "uz_topic") -> list[Asked]:
