@@ -1,6 +1,7 @@
 """The command: parses, calls the rooms, prints. Every room is imported inside the command that needs it.
 
 Exit codes: 0 done, 2 what the user can fix, 3 the environment, 130 Ctrl-C; a bug keeps its traceback (1).
+A gate's are 0 pass, 1 regression, 2 inconclusive, 3 everything else, bugs and mistyped options included.
 Data go to files and their paths to stdout, one a line; progress and prose go to stderr.
 """
 
@@ -9,13 +10,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, UsageError, UzBenchError
+
+GATE_CODES = {"pass": 0, "regression": 1, "inconclusive": 2}
+EXIT_NO_VERDICT = 3
+SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 # typer carries a click of its own and exports only the leaves of its errors.
 _CommandLineError: Any = typer.BadParameter.__mro__[1]
@@ -47,6 +54,8 @@ def run_command(arguments: Sequence[str]) -> int:
     logging.getLogger("train").setLevel(logging.INFO)
     # lm-eval draws a bar for every task whether or not somebody looks; ours say themselves when they are shown.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    if _is_gate(arguments):
+        return _run_gate(arguments)
     try:
         code = app(args=list(arguments), standalone_mode=False, prog_name="uzbench")
     except UzBenchError as error:
@@ -67,6 +76,84 @@ def run_command(arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
     return code if isinstance(code, int) else EXIT_DONE
+
+
+def _run_gate(arguments: Sequence[str]) -> int:
+    """The same for a gate's command line: whatever isn't a verdict exits 3, and says so in the gate's files."""
+    code, details = EXIT_NO_VERDICT, ""
+    try:
+        done = app(args=list(arguments), standalone_mode=False, prog_name="uzbench")
+        if done == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
+        return done if isinstance(done, int) else EXIT_NO_VERDICT
+    except UzBenchError as error:
+        kind, message, said = type(error).__name__, str(error), f"uzbench: {error}"
+    except _CommandLineError as error:
+        kind, message, said = "UsageError", _usage_line(error), _usage_line(error)
+    except (KeyboardInterrupt, typer.Abort):
+        code = EXIT_INTERRUPTED
+        kind, message, said = "KeyboardInterrupt", "stopped before a verdict", "uzbench: stopped before a verdict."
+    except BaseException as error:
+        # A bug, or a library that ends the program: neither may be taken for a verdict.
+        kind, message, said = type(error).__name__, str(error), traceback.format_exc()
+        details = said
+    lines = [said.rstrip(), *_no_verdict(arguments, kind, message, details)]
+    with _unread():
+        print("\n".join(lines), file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _unread() -> Iterator[None]:
+    """Lets nobody read what is printed: an exit code stands, also when Python flushes at its end."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _is_gate(arguments: Sequence[str]) -> bool:
+    """Whether a command line is a gate's, also one that can't be parsed."""
+    return next((argument for argument in arguments if not argument.startswith("-")), None) == "gate"
+
+
+def _no_verdict(arguments: Sequence[str], kind: str, message: str, details: str) -> list[str]:
+    """Says in a gate's files that there is no verdict, so that none of an earlier gate is read; returns what failed."""
+    from reports.gate import append_summary, failed_junit, failed_summary, write_junit
+
+    # What can't be parsed has no options yet.
+    junit = _option(arguments, "--junit")
+    summary = _option(arguments, "--summary") or os.environ.get(SUMMARY_VARIABLE)
+    failed = []
+    for path, write, text in (
+        (junit, write_junit, lambda: failed_junit(kind, message, details)),
+        (summary, append_summary, lambda: failed_summary(message)),
+    ):
+        try:
+            if path:
+                write(Path(path), text())
+        except UzBenchError as error:
+            # It may be what there is no verdict for.
+            failed += [f"uzbench: {error}"] if str(error) != message else []
+        except Exception:
+            failed.append(traceback.format_exc().rstrip())
+    return failed
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of an option in a command line as it was typed."""
+    found = None
+    for place, argument in enumerate(arguments):
+        if argument.startswith(f"{name}="):
+            found = argument.partition("=")[2]
+        elif argument == name and place + 1 < len(arguments) and not arguments[place + 1].startswith("-"):
+            found = arguments[place + 1]
+    return found or None
 
 
 def _usage_line(error: Any) -> str:
@@ -349,6 +436,55 @@ def leaderboard(
     ] = False,
     json: Json = False,
 ) -> None:
+@app.command()
+def gate(
+    base: Annotated[Path, typer.Argument(help="Run directory of the base.")],
+    cand: Annotated[Path, typer.Argument(help="Run directory to hold against it.")],
+    policy: Annotated[
+        Path | None, typer.Option(help="YAML of margin, limits and golden items. Default: the README's.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML to write: one case a check.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help=f"Markdown file to add the verdict to. Default: ${SUMMARY_VARIABLE}, if set.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where gate.json goes. Default: nowhere.")] = None,
+    json: Json = False,
+) -> None:
+    """Decide whether a run may take its base's place. Exit 0 pass, 1 regression, 2 inconclusive, 3 everything else.
+
+    \b
+      uzbench gate runs/BASE runs/TUNED
+      uzbench gate runs/BASE runs/TUNED --policy gate.yaml --junit gate.xml --summary gate.md
+      uzbench gate runs/BASE runs/TUNED --json
+    """
+    from harness.files import write_json
+    from harness.gate import DEFAULT
+    from harness.gate import gate as decide
+    from harness.policy import read_policy
+    from reports import gate as report
+    from reports.format import for_terminal
+
+    result = decide(base, cand, DEFAULT if policy is None else read_policy(policy))
+    paths = []
+    if out is not None:
+        with report.writing("--out", out):
+            paths.append(write_json(out / "gate.json", result.to_dict()))
+    if junit is not None:
+        paths.append(report.write_junit(junit, report.junit(result)))
+    if summary is None and os.environ.get(SUMMARY_VARIABLE):
+        summary = Path(os.environ[SUMMARY_VARIABLE])
+    if summary is not None:
+        paths.append(report.append_summary(summary, report.summary(result)))
+    with _unread():
+        print(for_terminal(report.for_reader(result)), file=sys.stderr)
+    with _unread():
+        if json:
+            _print_json(result.to_dict())
+        else:
+            _print_paths(paths)
+    raise typer.Exit(GATE_CODES[result.verdict])
+
+
     """Rank models on the same documents, every score and every rank with its interval.
 
     \b

@@ -75,6 +75,15 @@ def test_leaderboard_imports_no_model_library(options: list[str], tmp_path: Path
     assert (tmp_path / "leaderboard" / "leaderboard.html").is_file() == (not options)
 
 
+@pytest.mark.parametrize("options", [[], ["--json"], ["--junit", "gate.xml", "--summary", "gate.md"]], ids=" ".join)
+def test_gate_imports_no_model_library(options: list[str], tmp_path: Path) -> None:
+    base, tuned = tmp_path / "base", tmp_path / "tuned"
+    made_run(base, Asked({"acc": [1.0] * 12 + [0.0] * 28}))
+    made_run(tuned, Asked({"acc": [1.0] * 32 + [0.0] * 8}))
+    found = imported((*HEAVY, "pandas", "statsmodels"), "gate", str(base), str(tuned), *options, cwd=tmp_path)
+    assert found == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

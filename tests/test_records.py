@@ -17,6 +17,7 @@ import pytest
 from harness.errors import RecordError, UnknownNameError, UsageError, UzBenchError
 from harness.files import SCHEMA, dumps, read_json, read_jsonl, write_json, write_jsonl
 from harness.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from harness.policy import Limit
 from harness.records import (
     BACKENDS,
     DTYPES,
@@ -79,6 +80,7 @@ CHOSEN: dict[str, Any] = {
 CHOSEN_OF: dict[str, dict[str, Any]] = {
     "Check": {"verdict": "regression"},
     "GateResult": {"verdict": "inconclusive"},
+    "Policy": {"artefacts": {"empty": Limit(1 / 3), "cut_off": None}},
     # Here the prompts that were asked, in a RunSpec which to ask.
     "PromptSpread": {"prompts": ("p1", "p2")},
     "Recipe": {
