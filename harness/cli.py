@@ -428,38 +428,6 @@ def compare(
 
 
 @app.command()
-def leaderboard(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories of the same tasks.")],
-    out: Annotated[Path | None, typer.Option(help="Where it goes. Default: leaderboard.")] = None,
-    allow_limited: Annotated[
-        bool, typer.Option("--allow-limited", help="Rank runs that asked a part of the documents; it says so.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Rank models on the same documents, every score and every rank with its interval.
-
-    \b
-      uzbench leaderboard runs/*/
-      uzbench leaderboard runs/BASE runs/TUNED --out leaderboard
-      uzbench leaderboard runs/BASE runs/TUNED --json
-    """
-    from harness.leaderboard import leaderboard as rank
-    from reports.format import escape, for_terminal
-    from reports.leaderboard import headline, write_leaderboard
-
-    board = rank(runs, allow_limited=allow_limited)
-    paths = [] if json and out is None else write_leaderboard(board, out or Path("leaderboard"))
-    if json:
-        _print_json(board.to_dict())
-        return
-    for note in board.notes:
-        # A note holds names of models.
-        print(for_terminal(escape(note)), file=sys.stderr)
-    print(for_terminal(headline(board)), file=sys.stderr)
-    _print_paths(paths)
-
-
-@app.command()
 def gate(
     base: Annotated[Path, typer.Argument(help="Run directory of the base.")],
     cand: Annotated[Path, typer.Argument(help="Run directory to hold against it.")],
