@@ -23,6 +23,7 @@ WIDE, NARROW = 960, 350
 """Pixels: of a page, of a phone."""
 
 _LINE = 26
+_ROOM = 16
 _APART = 10
 """Between groups of rows."""
 _CHARACTER = 7.3
@@ -86,7 +87,13 @@ def standalone(svg: str) -> str:
     style = (Path(__file__).parent / "plots.css").read_text(encoding="utf-8")
     # The first bracket closes the svg element's tag: brackets in its attributes are entities.
     tag, rest = svg.split(">", 1)
-    return f'{tag}>\n<style>\n{style}</style>\n<rect class="ground" width="100%" height="100%"/>{rest}'
+    found = re.search(r'viewBox="0 0 (\d+) ([\d.]+)" width="\d+" height="[\d.]+"', tag)
+    assert found, "every plot says its size"
+    # A page has room around a plot, a file has none.
+    width, height = int(found[1]) + 2 * _ROOM, float(found[2]) + 2 * _ROOM
+    size = f'viewBox="{-_ROOM} {-_ROOM} {_n(width)} {_n(height)}" width="{_n(width)}" height="{_n(height)}"'
+    ground = f'<rect class="ground" x="{-_ROOM}" y="{-_ROOM}" width="{_n(width)}" height="{_n(height)}"/>'
+    return f"{tag[: found.start()]}{size}{tag[found.end() :]}>\n<style>\n{style}</style>\n{ground}{rest}"
 
 
 def of_comparison(comparison: Comparison) -> dict[str, Plot]:
@@ -133,7 +140,7 @@ def _forest(comparison: Comparison, width: int) -> Iterator[str]:
     margin = comparison.margin
     scale = Scale.over([0.0, margin, -margin, *(end for row in rows for end in row.ci95)], left, right)
     bottom = _LINE * len(rows) + (_LINE + _APART) * len(groups)
-    yield f"{bottom + 66}"
+    yield _n(bottom + 66)
     yield _band(scale, -margin, margin, bottom)
     yield from _axis(scale, bottom, width, points, "Δ points, tuned − base")
     y = 0.0
@@ -173,7 +180,7 @@ def _bars(rows: Sequence[Row], width: int) -> Iterator[str]:
         groups.setdefault(row.orthography, []).append(row)
     line = _LINE + 6
     bottom = line * len(rows) + (_LINE + _APART) * len(groups)
-    yield f"{bottom + 66}"
+    yield _n(bottom + 66)
     yield from _axis(scale, bottom, width, percent, "")
     y = 0.0
     for name, group in groups.items():
@@ -215,7 +222,7 @@ def _gaps(comparison: Comparison, width: int) -> Iterator[str]:
     scale = Scale.over([0.0, *(end for gap in everything for end in gap.ci95)], left, right)
     line = _LINE + 8
     bottom = line * sum(len(tasks) for tasks in groups.values()) + (_LINE + _APART) * len(groups)
-    yield f"{bottom + 66}"
+    yield _n(bottom + 66)
     yield from _axis(scale, bottom, width, points, "Δ points, other alphabet − Latin")
     y = 0.0
     for name, tasks in groups.items():
