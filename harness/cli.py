@@ -390,7 +390,7 @@ def compare(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say whether a run is better than its base, by how much, and how sure that is.
+    """Say whether a run is better than its base, by how much, and how sure that is; of several runs, the curve too.
 
     \b
       uzbench compare runs/BASE runs/TUNED
@@ -400,29 +400,38 @@ def compare(
     from harness.comparison import compare as compare_runs
     from harness.files import write_json
     from harness.runs import open_run
+    from harness.series import series as in_a_row
     from reports.format import for_terminal
-    from reports.markdown import headline_table, write_report
+    from reports.html import write_page
+    from reports.markdown import headline_table, render_series, write_report, write_series
 
-    base_run = open_run(base)
-    done, paths = [], []
-    for candidate in candidates:
-        cand_run = open_run(candidate)
-        comparison = compare_runs(base_run, cand_run, margin=margin)
-        done.append(comparison)
-        if json and out is None:
-            continue
-        folder = out or candidate / f"against-{base_run.run.run_id}"
-        if out is not None and len(candidates) > 1:
-            folder = out / cand_run.run.run_id
-        paths.append(write_json(folder / "comparison.json", comparison.to_dict()))
-        paths.append(write_report(comparison, base_run, cand_run, folder / "report.md"))
+    base_run, cand_runs = open_run(base), [open_run(candidate) for candidate in candidates]
+    done = [compare_runs(base_run, cand_run, margin=margin) for cand_run in cand_runs]
+    several = in_a_row([base_run, *cand_runs], done) if len(done) > 1 else None
+    paths = []
+    for cand_run, comparison in zip(cand_runs, done, strict=True):
         if not json:
             for note in comparison.notes:
                 print(note, file=sys.stderr)
             print(for_terminal(headline_table(comparison)), file=sys.stderr)
+        if json and out is None:
+            continue
+        folder = out or cand_run.path / f"against-{base_run.run.run_id}"
+        if out is not None and several:
+            folder = out / cand_run.run.run_id
+        paths.append(write_json(folder / "comparison.json", comparison.to_dict()))
+        paths.append(write_report(comparison, base_run, cand_run, folder / "report.md"))
+        paths.append(write_page(comparison, base_run, cand_run, folder / "report.html", several))
+    if several and (out is not None or not json):
+        folder = out or cand_runs[-1].path / f"from-{base_run.run.run_id}"
+        paths += [write_json(folder / "series.json", several.to_dict()), write_series(several, folder / "series.md")]
+    if several and not json:
+        print(for_terminal(render_series(several)), file=sys.stderr)
     if json:
-        document = [comparison.to_dict() for comparison in done]
-        _print_json(document[0] if len(document) == 1 else {"comparisons": document})
+        document = done[0].to_dict()
+        if several:
+            document = {"comparisons": [each.to_dict() for each in done], "series": several.to_dict()}
+        _print_json(document)
     else:
         _print_paths(paths)
 
@@ -430,7 +439,10 @@ def compare(
 @app.command()
 def gate(
     base: Annotated[Path, typer.Argument(help="Run directory of the base.")],
-    cand: Annotated[Path, typer.Argument(help="Run directory to hold against it.")],
+    cand: Annotated[
+        Path | None,
+        typer.Argument(help="Run directory to hold against it. Without one: --sequential, and whom to ask."),
+    ] = None,
     policy: Annotated[
         Path | None, typer.Option(help="YAML of margin, limits and golden items. Default: the README's.")
     ] = None,
@@ -439,6 +451,26 @@ def gate(
         Path | None, typer.Option(help=f"Markdown file to add the verdict to. Default: ${SUMMARY_VARIABLE}, if set.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where gate.json goes. Default: nowhere.")] = None,
+    sequential: Annotated[
+        bool,
+        typer.Option(
+            "--sequential", help="Look on the way, and stop as soon as the verdict stands at the same errors."
+        ),
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="With --sequential: the candidate to ask. Default: the base's own model.")
+    ] = None,
+    adapter: Annotated[str | None, typer.Option(help="With --sequential: LoRA adapter of it.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="Of a candidate to ask. Default: the base's.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a candidate to ask: hub branch, tag or commit.")] = None,
+    gpus: Annotated[str, typer.Option(help="For a candidate to ask: a number, or all.")] = "1",
+    mirror: Annotated[Path | None, typer.Option(help="Hub data sets on this disk. Default: $UZBENCH_MIRROR.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the order of a sequential gate. Default: always the same.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Where the run of a candidate to ask is kept, with the answers.")] = Path(
+        "runs"
+    ),
     json: Json = False,
 ) -> None:
     """Decide whether a run may take its base's place. Exit 0 pass, 1 regression, 2 inconclusive, 3 everything else.
@@ -446,17 +478,45 @@ def gate(
     \b
       uzbench gate runs/BASE runs/TUNED
       uzbench gate runs/BASE runs/TUNED --policy gate.yaml --junit gate.xml --summary gate.md
-      uzbench gate runs/BASE runs/TUNED --json
+      uzbench gate runs/BASE --sequential --adapter adapters/mine
     """
     from harness.files import write_json
     from harness.gate import DEFAULT
     from harness.gate import gate as decide
     from harness.policy import read_policy
+    from harness.runs import open_run
+    from harness.sequential import SEED, asked_live, candidate_spec, replayed
     from reports import gate as report
     from reports.format import for_terminal
 
-    result = decide(base, cand, DEFAULT if policy is None else read_policy(policy))
+    rules = DEFAULT if policy is None else read_policy(policy)
+    order = SEED if seed is None else seed
+    to_ask = model is not None or adapter is not None
+    if cand is not None and to_ask:
+        raise UsageError(f"Either a run ({cand}) or a model to ask (--model, --adapter) is held against the base.")
+    if to_ask and not sequential:
+        raise UsageError("--model and --adapter are asked on the way: add --sequential. Or: uzbench gate BASE CAND")
     paths = []
+    if cand is not None:
+        result = replayed(base, cand, rules, seed=order) if sequential else decide(base, cand, rules)
+    elif to_ask:
+        spec = candidate_spec(open_run(base), model, quantization=quantization, revision=revision)
+        result, asked = asked_live(
+            base,
+            spec,
+            rules,
+            adapter=adapter,
+            seed=order,
+            out=runs,
+            mirror=mirror,
+            gpus=gpus,
+            progress=sys.stderr.isatty(),
+        )
+        paths.append(asked.path)
+    else:
+        raise UsageError(
+            "No candidate is named. Try: uzbench gate BASE CAND, or uzbench gate BASE --sequential --model MODEL"
+        )
     if out is not None:
         with report.writing("--out", out):
             paths.append(write_json(out / "gate.json", result.to_dict()))

@@ -21,9 +21,11 @@ from harness.evaluate import run
 from harness.files import write_json
 from harness.manifest import read_manifest
 from harness.provenance import file_digest
-from harness.records import Comparison, RunSpec
+from harness.records import MACRO, Comparison, RunSpec, Series
 from harness.runs import RunDirectory
+from harness.series import series
 from reports.format import duration, for_terminal, interval, points
+from reports.html import write_page
 from reports.markdown import headline_table, write_report
 from tasks_uz.catalog import DEMO
 
@@ -71,9 +73,10 @@ def run_demo(out: Path, *, quick: bool = False) -> DemoResult:
     (plain,) = run(plain_spec, out=out / "runs", progress=progress)
 
     comparison = compare(base, tuned)
-    paths = _write(out, comparison, base, tuned)
+    runs = series([plain, base, tuned], [compare(plain, base), compare(plain, tuned)])
+    paths = _write(out, comparison, base, tuned, runs)
     _say("\n" + for_terminal(headline_table(comparison)))
-    _say(_format_effect(compare(plain, base)))
+    _say(_format_effect(runs))
     end = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     _say(
@@ -111,18 +114,21 @@ def _adapter(model: Path, adapter: Path, quick: bool) -> Path:
     return result.adapter
 
 
-def _write(out: Path, comparison: Comparison, base: RunDirectory, tuned: RunDirectory) -> list[Path]:
+def _write(out: Path, comparison: Comparison, base: RunDirectory, tuned: RunDirectory, runs: Series) -> list[Path]:
     return [
         write_json(out / "comparison.json", comparison.to_dict()),
         write_report(comparison, base, tuned, out / "report.md"),
+        write_page(comparison, base, tuned, out / "report.html", runs),
     ]
 
 
-def _format_effect(comparison: Comparison) -> str:
+def _format_effect(runs: Series) -> str:
     """What the prompt format alone does to the base: the macro averages, alpaca against plain."""
     parts = [
-        f"{name} {points(overall.delta)} points {interval(overall.ci95)}"
-        for name, overall in comparison.overall.items()
+        f"{row.orthography} {points(row.format)} points {interval(row.format_ci95)}"
+        for split in runs.splits
+        for row in split.rows
+        if row.task == MACRO
     ]
     return f"The base asked in the adapter's format instead of plain: {'; '.join(parts)}."
 

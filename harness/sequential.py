@@ -365,7 +365,8 @@ def _result(watch: Watch, tasks: Sequence[AskedTask], base: RunDirectory, cand: 
     last = {each.orthography: each for each in watch.looks[-len(watch._orthographies()) :]}
     _, nominal = gate.decide([task.pairs for task in seen], policy)
     checks = [
-        _by_boundary(check, last[check.orthography]) if check.kind in ("suite", "task") else check for check in nominal
+        _by_boundary(check, last[check.orthography], watch) if check.kind in ("suite", "task") else check
+        for check in nominal
     ]
     checks += [*gate.artefact_checks(seen, policy), *gate.golden_checks(seen, policy)]
     n_seen, n_all = sum(len(task.items) for task in seen), sum(len(task.items) for task in watch.tasks)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.errors import UsageError, disk_faults
 from harness.files import write_text
-from harness.records import Check, GateResult
+from harness.records import Check, GateResult, Look
 from reports.format import NONE, escape, percent, points, probability, table
 from reports.tables import orthography
 
@@ -42,6 +42,7 @@ def summary(result: GateResult) -> str:
         checks_table(result.checks),
         findings(result),
         *(f"> {escape(note)}\n" for note in result.notes),
+        looks_table(result.looks),
     ]
     return "\n".join(part for part in parts if part) + "\n"
 
@@ -74,6 +75,40 @@ def checks_table(checks: Sequence[Check]) -> str:
     return table(header, lines, "llrrrrrrrrl")
 
 
+def looks_table(looks: Sequence[Look]) -> str:
+    """One line for each look of a sequential gate; empty for one that looked once."""
+    if not looks:
+        return ""
+    header = [
+        "look",
+        "alphabet",
+        "documents",
+        "share",
+        "Δ points",
+        "z of a fall",
+        "boundary",
+        "z of a pass",
+        "boundary",
+    ]
+    shares = sorted({each.share for each in looks})
+    lines = [
+        [
+            str(shares.index(each.share) + 1),
+            orthography(each.orthography),
+            str(each.n_pairs),
+            percent(each.share, 0),
+            points(each.delta),
+            f"{each.z_regression:.2f}",
+            f"{each.boundary_regression:.2f}",
+            f"{each.z_pass:.2f}",
+            f"{each.boundary_pass:.2f}",
+            each.verdict if each.verdict == "inconclusive" else f"**{each.verdict}**",
+        ]
+        for each in looks
+    ]
+    return table([*header, "boundary", "verdict"], lines, "rlrrrrrrrl")
+
+
 def _name(check: Check) -> str:
     name = escape(check.name)
     return f"**{name}**" if check.kind == "suite" else f"{check.kind}: {name}" if check.kind != "task" else name
@@ -87,7 +122,8 @@ def for_reader(result: GateResult) -> str:
     """What a terminal shows: the checks, what didn't pass, and the verdict last."""
     notes = "".join(f"{escape(note)}\n" for note in result.notes)
     verdict = f"{result.verdict}: {MEANINGS[result.verdict]}"
-    return "\n".join(part for part in (checks_table(result.checks), findings(result), notes, verdict) if part)
+    parts = checks_table(result.checks), findings(result), looks_table(result.looks), notes, verdict
+    return "\n".join(part for part in parts if part)
 
 
 def failed_summary(message: str) -> str:
