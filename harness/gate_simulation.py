@@ -1,5 +1,7 @@
 """How often the gate is wrong: runs with a known difference, drawn many times, each put before `harness.gate.decide`.
 
+A second table is of the sequential gate (`harness.sequential.look`), and says how many documents it asked.
+
     python -m harness.gate_simulation
     python -m harness.gate_simulation --runs 200 --seed 7
 
@@ -21,10 +23,12 @@ import numpy as np
 
 from harness.gate import DEFAULT, TaskPairs, decide
 from harness.policy import Policy
+from harness.sequential import look, shares_of
 
 CHURN = 0.15
 ACCURACY = 0.6
 ANY_FALL = replace(DEFAULT, min_effect=0.0)
+WIDE = replace(ANY_FALL, margin=0.04)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +80,46 @@ CASES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the gate said of one case, as shares of the runs drawn."""
+class SequentialCase:
+    """What is drawn for the sequential gate, and what is claimed of a verdict's share and of the documents asked.
 
-    case: Case
+    wrong: the verdict that would be an error, None where either is fair. asked: the largest mean share; None: reported.
+    """
+
+    name: str
+    task: Shape
+    fall: float
+    wrong: str | None
+    at_most: float
+    asked: float | None = None
+    policy: Policy = WIDE
+
+
+SEQUENTIAL_CASES = (
+    SequentialCase("equal", Shape(2000), 0.0, "regression", 0.06, 0.40),
+    SequentialCase("worse by the margin", Shape(2000), 0.04, "pass", 0.06),
+    SequentialCase("6 points worse", Shape(2000), 0.06, "pass", 0.06, 0.30),
+    SequentialCase("equal, passages of 5", Shape(2500, size=5), 0.0, "regression", 0.06),
+    SequentialCase("worse by the margin, passages of 5", Shape(2500, size=5), 0.04, "pass", 0.06),
+    SequentialCase("6 points worse, passages of 5", Shape(2500, size=5), 0.06, "pass", 0.06),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the gate said of one case, as shares of the runs drawn. asked: mean share of the documents."""
+
+    case: Case | SequentialCase
     shares: dict[str, float]
     seconds: float
+    asked: float = 1.0
 
     @property
     def holds(self) -> bool:
-        return self.case.at_least <= self.shares["regression"] <= self.case.at_most
+        if isinstance(self.case, Case):
+            return self.case.at_least <= self.shares["regression"] <= self.case.at_most
+        wrong = self.shares[self.case.wrong] if self.case.wrong else 0.0
+        return wrong <= self.case.at_most and (self.case.asked is None or self.asked <= self.case.asked)
 
 
 def simulate(case: Case, runs: int, seed: int) -> Outcome:
@@ -101,6 +135,27 @@ def simulate(case: Case, runs: int, seed: int) -> Outcome:
         counts[decide(tasks, case.policy)[0]] += 1
     shares = {verdict: counts[verdict] / runs for verdict in ("regression", "pass", "inconclusive")}
     return Outcome(case, shares, time.perf_counter() - start)
+
+
+def simulate_sequential(case: SequentialCase, runs: int, seed: int) -> Outcome:
+    """Draws a case many times and lets the sequential gate look until it decides."""
+    draw, start = np.random.default_rng(seed), time.perf_counter()
+    shape, groups, shares = case.task, _groups(case.task), shares_of(case.task.n)
+    counts: Counter[str] = Counter()
+    asked = 0.0
+    for _ in range(runs):
+        base, cand = _scores(shape, case.fall, draw)
+        verdict = "inconclusive"
+        for number, share in enumerate(shares):
+            n = round(share * shape.n / shape.size) * shape.size
+            part = TaskPairs("task", "latin", "acc", base[:n], cand[:n], groups[:n])
+            verdict = look([part], shares, number, case.policy).verdict
+            if verdict != "inconclusive":
+                break
+        counts[verdict] += 1
+        asked += share / runs
+    found = {verdict: counts[verdict] / runs for verdict in ("regression", "pass", "inconclusive")}
+    return Outcome(case, found, time.perf_counter() - start, asked)
 
 
 def _groups(shape: Shape) -> list[str]:
@@ -138,6 +193,26 @@ def _differences(shape: Shape, fall: float, draw: np.random.Generator) -> np.nda
     return np.where(shared, drawn(int(passages[-1]) + 1)[passages], drawn(shape.n))
 
 
+def rendered_sequential(outcomes: Sequence[Outcome]) -> str:
+    """The outcomes of the sequential gate as a Markdown table; shares are fractions."""
+    lines = [
+        "| sequential case | documents | regression | pass | inconclusive | asked | claimed | holds | s |",
+        "| --- | --: | --: | --: | --: | --: | --- | --- | --: |",
+    ]
+    for outcome in outcomes:
+        case = outcome.case
+        assert isinstance(case, SequentialCase)
+        shares = " | ".join(f"{outcome.shares[verdict]:.3f}" for verdict in ("regression", "pass", "inconclusive"))
+        claims = [f"{case.wrong} ≤ {case.at_most:.2f}"] if case.wrong else []
+        claims += [f"asked ≤ {case.asked:.2f}"] if case.asked is not None else []
+        holds = "yes" if outcome.holds else "no"
+        lines.append(
+            f"| {case.name} | {case.task.n:,} | {shares} | {outcome.asked:.3f} | {', '.join(claims)} | {holds} | "
+            f"{outcome.seconds:.0f} |"
+        )
+    return "\n".join(lines)
+
+
 def rendered(outcomes: Sequence[Outcome]) -> str:
     """The outcomes as a Markdown table; shares are fractions."""
     lines = [
@@ -146,6 +221,7 @@ def rendered(outcomes: Sequence[Outcome]) -> str:
     ]
     for outcome in outcomes:
         case = outcome.case
+        assert isinstance(case, Case)
         shares = " | ".join(f"{outcome.shares[verdict]:.3f}" for verdict in ("regression", "pass", "inconclusive"))
         claim = f"{case.at_least:.3f} to {case.at_most:.3f}"
         n = sum(shape.n for shape in case.tasks)
@@ -165,8 +241,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.runs < 1:
         parser.error(f"--runs {options.runs}: expected 1 or more")
     outcomes = [simulate(case, options.runs, options.seed + number) for number, case in enumerate(CASES)]
-    print(rendered(outcomes))
-    return 0 if all(outcome.holds for outcome in outcomes) else 1
+    print(rendered(outcomes), flush=True)
+    looked = [
+        simulate_sequential(case, options.runs, options.seed + 100 + number)
+        for number, case in enumerate(SEQUENTIAL_CASES)
+    ]
+    print(f"\n{rendered_sequential(looked)}")
+    return 0 if all(outcome.holds for outcome in [*outcomes, *looked]) else 1
 
 
 if __name__ == "__main__":

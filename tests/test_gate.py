@@ -955,9 +955,16 @@ def test_simulation_prints_a_table_and_fails_where_a_claim_does(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = next(case for case in CASES if case.fall is None)
+    worse = next(case for case in gate_simulation.SEQUENTIAL_CASES if case.name == "6 points worse")
     monkeypatch.setattr(gate_simulation, "CASES", (again,))
+    monkeypatch.setattr(gate_simulation, "SEQUENTIAL_CASES", (worse,))
     assert gate_simulation.main(["--runs", "2"]) == 0
-    assert "| the same run again | 7 | 810 | 0.000 | 1.000 | 0.000 | 0.000 to 0.000 | yes |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| the same run again | 7 | 810 | 0.000 | 1.000 | 0.000 | 0.000 to 0.000 | yes |" in said
+    assert "| 6 points worse | 2,000 | 1.000 | 0.000 | 0.000 |" in said
+    monkeypatch.setattr(gate_simulation, "SEQUENTIAL_CASES", (replace(worse, asked=0.0),))
+    assert gate_simulation.main(["--runs", "2"]) == 1
+    monkeypatch.setattr(gate_simulation, "SEQUENTIAL_CASES", ())
     monkeypatch.setattr(gate_simulation, "CASES", (replace(again, at_least=0.5, at_most=1.0),))
     assert gate_simulation.main(["--runs", "2"]) == 1
     with pytest.raises(SystemExit):
