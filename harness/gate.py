@@ -122,7 +122,8 @@ def notes_of(base: RunDirectory, cand: RunDirectory) -> list[str]:
     notes = _notes(base, cand)
     one, two = base.run.spec.gen_kwargs, cand.run.spec.gen_kwargs
     if one != two:
-        notes.append(f"Generated differently (--gen-kwargs): base {one or 'as the tasks say'}, candidate {two or 'as they say'}.")
+        own = "the tasks' own"
+        notes.append(f"Generated differently (--gen-kwargs): base {one or own}, candidate {two or own}.")
     return notes
 
 

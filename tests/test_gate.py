@@ -530,6 +530,15 @@ def test_runs_asked_in_different_formats_need_leave(tmp_path: Path) -> None:
     assert any(note.startswith("Asked differently:") for note in result.notes)
 
 
+def test_runs_that_generated_differently_are_said_to(tmp_path: Path) -> None:
+    runs = [made_run(tmp_path / name, Asked({"acc": HALF})) for name in ("base", "cand")]
+    spec = replace(runs[1].run.spec, gen_kwargs={"temperature": 0.7})
+    other = replace(runs[1], run=replace(runs[1].run, spec=spec))
+    said = "Generated differently (--gen-kwargs): base the tasks' own, candidate {'temperature': 0.7}."
+    assert said in gate(runs[0], other).notes
+    assert said not in gate(runs[0], runs[1]).notes
+
+
 def test_runs_that_do_not_pair_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnpairedError, match="version differs"):
         gated(tmp_path, Asked({"acc": HALF}), Asked({"acc": HALF}, version="2.0"))
@@ -623,7 +632,7 @@ def test_policy_file_is_obeyed(place: Path) -> None:
     ("arguments", "said"),
     [
         ((), "Missing argument"),
-        (("base",), "Missing argument"),
+        (("base",), "No candidate is named"),
         (("base", "same", "--polcy", "gate.yaml"), "No such option: --polcy"),
         (("base", "same", "more"), "unexpected extra argument"),
         (("base", "same", "--policy"), "'--policy' requires an argument"),
@@ -957,6 +966,7 @@ def test_simulation_prints_a_table_and_fails_where_a_claim_does(
     again = next(case for case in CASES if case.fall is None)
     worse = next(case for case in gate_simulation.SEQUENTIAL_CASES if case.name == "6 points worse")
     monkeypatch.setattr(gate_simulation, "CASES", (again,))
+    monkeypatch.setattr(gate_simulation, "SEQUENTIAL_CASES", ())
     monkeypatch.setattr(gate_simulation, "SEQUENTIAL_CASES", (worse,))
     assert gate_simulation.main(["--runs", "2"]) == 0
     said = capsys.readouterr().out
