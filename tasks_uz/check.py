@@ -6,6 +6,7 @@ eight words its items share with worked examples and with the training rows name
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -83,9 +84,15 @@ def shared_runs(rows: Iterable[Row], others: Iterable[Row]) -> list[tuple[str, s
     ]
 
 
-def main(training: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Prints the findings; returns 1 where a pair is too alike or a run is shared."""
-    rows_of_training = [row for path in training for row in read_items(Path(path))]
+    parser = argparse.ArgumentParser(prog="python -m tasks_uz.check", description=__doc__.splitlines()[0])
+    parser.add_argument("training", nargs="*", type=Path, help="JSONL of instruction, input, output rows")
+    training: list[Path] = parser.parse_args(arguments).training
+    for path in training:
+        if not path.is_file():
+            parser.error(f"{path}: no such file; expected JSONL, such as train/data/demo_uz.jsonl")
+    rows_of_training = [row for path in training for row in read_items(path)]
     failed = False
     for folder in sorted(path.parent for path in ROOT.glob("*/items.jsonl")):
         rows, shots = read_items(folder / "items.jsonl"), read_items(folder / "shots.jsonl")
