@@ -3,6 +3,7 @@
     import harness
     base, tuned = harness.run(harness.RunSpec(model="gemma-3-270m"), adapters=["adapters/uz"])
     harness.compare(base, tuned)
+    harness.gate(base, tuned)
 
 Names are loaded when they are first used: `import harness` reads nothing else.
 """
@@ -17,20 +18,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.comparison import compare
     from harness.evaluate import run
+    from harness.gate import gate
     from harness.imports import import_runs
     from harness.leaderboard import leaderboard
-    from harness.records import Comparison, Leaderboard, Metric, Run, RunSpec, Sample, Score
+    from harness.records import Comparison, GateResult, Leaderboard, Metric, Run, RunSpec, Sample, Score
     from harness.runs import RunDirectory, find_runs, open_run
 
 _HOMES = {
     "compare": "harness.comparison",
     "run": "harness.evaluate",
+    "gate": "harness.gate",
     "import_runs": "harness.imports",
     "leaderboard": "harness.leaderboard",
     "find_runs": "harness.runs",
     "open_run": "harness.runs",
     "RunDirectory": "harness.runs",
     "Comparison": "harness.records",
+    "GateResult": "harness.records",
     "Leaderboard": "harness.records",
     "Metric": "harness.records",
     "Run": "harness.records",
@@ -41,6 +45,7 @@ _HOMES = {
 
 __all__ = [
     "Comparison",
+    "GateResult",
     "Leaderboard",
     "Metric",
     "Run",
@@ -50,6 +55,7 @@ __all__ = [
     "Score",
     "compare",
     "find_runs",
+    "gate",
     "import_runs",
     "leaderboard",
     "open_run",

@@ -74,7 +74,7 @@ def compare(base: RunLike, cand: RunLike, *, margin: float = MARGIN) -> Comparis
         slices=tuple(slices),
         asked_differently=pairing.asked_differently,
         limited=base.run.limited or cand.run.limited,
-        notes=(*_notes(base, cand), *unscored),
+        notes=(*provenance_notes(base, cand), *unscored),
     )
 
 
@@ -408,7 +408,8 @@ def _prompt_rows(base: RunDirectory, cand: RunDirectory, margin: float) -> list[
     return rows
 
 
-def _notes(base: RunDirectory, cand: RunDirectory) -> list[str]:
+def provenance_notes(base: RunDirectory, cand: RunDirectory) -> list[str]:
+    """What a reader should know of how two runs were asked, where it differs or is less than whole."""
     notes = []
     one, two = base.run.spec, cand.run.spec
     if one.prompt_format != two.prompt_format and base.run.source == cand.run.source == "uzbench":

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness import stats
-from harness.comparison import PairedTask, RunLike, _notes, pair
+from harness.comparison import PairedTask, RunLike, pair, provenance_notes
 from harness.errors import UnknownNameError, UsageError
 from harness.policy import Golden, Limit, Policy, TaskRule
 from harness.records import MACRO, Check, GateResult, Sample, Side, TaskRecord
@@ -81,9 +81,9 @@ def gate(base: RunLike, cand: RunLike, policy: Policy = DEFAULT) -> GateResult:
     base = base if isinstance(base, RunDirectory) else open_run(base)
     cand = cand if isinstance(cand, RunDirectory) else open_run(cand)
     pairing = pair(base, cand)
-    _check_allowed(base, cand, pairing.asked_differently, policy)
+    check_allowed(base, cand, pairing.asked_differently, policy)
     asked = asked_tasks(pairing.tasks, base.samples_at)
-    unknown = _check_tasks(asked, policy)
+    unknown = check_tasks(asked, policy)
     _, checks = decide([each.pairs for each in asked], policy)
     checks += (*artefact_checks(asked, policy), *golden_checks(asked, policy))
     return GateResult(
@@ -101,8 +101,11 @@ def worst(checks: Iterable[Check]) -> str:
     return max((check.verdict for check in checks), key=SEVERITY.index)
 
 
-def _check_allowed(base: RunDirectory, cand: RunDirectory | None, asked_differently: bool, policy: Policy) -> None:
-    """cand: None where it is still being asked."""
+def check_allowed(base: RunDirectory, cand: RunDirectory | None, asked_differently: bool, policy: Policy) -> None:
+    """Refuses runs that the policy doesn't take.
+
+    cand: None where it is still being asked. Raises UsageError.
+    """
     limited = [str(run.path) for run in (base, cand) if run is not None and run.run.limited]
     if limited and not policy.allow_limited:
         raise UsageError(
@@ -119,7 +122,7 @@ def _check_allowed(base: RunDirectory, cand: RunDirectory | None, asked_differen
 
 def notes_of(base: RunDirectory, cand: RunDirectory) -> list[str]:
     """What a reader should know of how two runs were made."""
-    notes = _notes(base, cand)
+    notes = provenance_notes(base, cand)
     one, two = base.run.spec.gen_kwargs, cand.run.spec.gen_kwargs
     if one != two:
         own = "the tasks' own"
@@ -542,7 +545,7 @@ def _golden(asked: AskedTask, golden: Golden, places: Sequence[int]) -> Check:
 # What a verdict doesn't say.
 
 
-def _check_tasks(asked: Sequence[AskedTask], policy: Policy) -> list[str]:
+def check_tasks(asked: Sequence[AskedTask], policy: Policy) -> list[str]:
     """Refuses rules of tasks that don't exist; says which aren't in these runs."""
     here = {name for each in asked for name in (each.record.task, each.suite)}
     existing = {name for task in catalog.base_tasks() for name in (task.name, task.suite)}

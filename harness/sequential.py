@@ -23,10 +23,24 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import gate, stats
+from harness import stats
 from harness.comparison import RunLike, pair
 from harness.errors import UsageError
-from harness.gate import AskedTask, Scored, TaskPairs
+from harness.gate import (
+    DEFAULT,
+    AskedTask,
+    Scored,
+    TaskPairs,
+    artefact_checks,
+    asked_tasks,
+    check_allowed,
+    check_tasks,
+    decide,
+    golden_checks,
+    notes_of,
+    warnings,
+    worst,
+)
 from harness.policy import Policy
 from harness.records import MACRO, Check, GateResult, Look, RunSpec, Side
 from harness.runs import RunDirectory, open_run
@@ -286,16 +300,16 @@ class Watch:
             self.verdict = "pass"
 
 
-def replayed(base: RunLike, cand: RunLike, policy: Policy = gate.DEFAULT, *, seed: int = SEED) -> GateResult:
+def replayed(base: RunLike, cand: RunLike, policy: Policy = DEFAULT, *, seed: int = SEED) -> GateResult:
     """What a sequential gate would have decided on two finished runs.
 
-    Raises what `gate.gate` does.
+    Raises what `gate` does.
     """
     base = base if isinstance(base, RunDirectory) else open_run(base)
     cand = cand if isinstance(cand, RunDirectory) else open_run(cand)
     pairing = pair(base, cand)
-    gate._check_allowed(base, cand, pairing.asked_differently, policy)
-    tasks = gate.asked_tasks(pairing.tasks, base.samples_at)
+    check_allowed(base, cand, pairing.asked_differently, policy)
+    tasks = asked_tasks(pairing.tasks, base.samples_at)
     watch = Watch(tasks, policy, seed)
     while not watch.is_over:
         watch.look(tasks)
@@ -305,7 +319,7 @@ def replayed(base: RunLike, cand: RunLike, policy: Policy = gate.DEFAULT, *, see
 def asked_live(
     base: RunLike,
     spec: RunSpec,
-    policy: Policy = gate.DEFAULT,
+    policy: Policy = DEFAULT,
     *,
     adapter: str | None = None,
     seed: int = SEED,
@@ -317,14 +331,14 @@ def asked_live(
     """Asks a candidate the base's documents until the verdict stands; leaves a run of what was asked.
 
     spec: of the candidate, as `candidate_spec` makes it. A gate that was killed goes on where it was.
-    Raises what `gate.gate` and `evaluate.run` do.
+    Raises what `gate` and `evaluate.run` do.
     """
     from harness.evaluate import run_in_parts
 
     base = base if isinstance(base, RunDirectory) else open_run(base)
     if base.run.source != "uzbench":
         raise UsageError(f"{base.path} was imported: what it was asked can't be asked again. Make a base: uzbench run")
-    tasks = gate.asked_tasks(pair(base, base).tasks, base.samples_at)
+    tasks = asked_tasks(pair(base, base).tasks, base.samples_at)
     watch = Watch(tasks, policy, seed)
     known: list[AskedTask] = []
 
@@ -332,8 +346,8 @@ def asked_live(
         nonlocal known
         if found is not None:
             pairing = pair(base, found, partial=True)
-            gate._check_allowed(base, None, pairing.asked_differently, policy)
-            known = gate.asked_tasks(pairing.tasks, base.samples_at)
+            check_allowed(base, None, pairing.asked_differently, policy)
+            known = asked_tasks(pairing.tasks, base.samples_at)
             watch.look(known)
         if watch.is_over:
             return None
@@ -342,7 +356,7 @@ def asked_live(
             for task, fresh in zip(tasks, watch.fresh(), strict=True)
         }
 
-    gate._check_allowed(base, None, False, policy)
+    check_allowed(base, None, False, policy)
     cand = run_in_parts(spec, more, adapter=adapter, out=out, mirror=mirror, gpus=gpus, progress=progress)
     return _result(watch, known, base, cand), cand
 
@@ -361,19 +375,19 @@ def candidate_spec(base: RunDirectory, model: str | None, **changes: object) -> 
 def _result(watch: Watch, tasks: Sequence[AskedTask], base: RunDirectory, cand: RunDirectory) -> GateResult:
     """The checks at the last look: the boundaries decide, not the levels of a gate that looks once."""
     policy, seen = watch.policy, watch.seen(tasks)
-    unknown = gate._check_tasks(seen, policy)
+    unknown = check_tasks(seen, policy)
     last = {each.orthography: each for each in watch.looks[-len(watch._orthographies()) :]}
-    _, nominal = gate.decide([task.pairs for task in seen], policy)
+    _, nominal = decide([task.pairs for task in seen], policy)
     checks = [
         _by_boundary(check, last[check.orthography], watch) if check.kind in ("suite", "task") else check
         for check in nominal
     ]
-    checks += [*gate.artefact_checks(seen, policy), *gate.golden_checks(seen, policy)]
+    checks += [*artefact_checks(seen, policy), *golden_checks(seen, policy)]
     n_seen, n_all = sum(len(task.items) for task in seen), sum(len(task.items) for task in watch.tasks)
     return GateResult(
         base=Side.of(base.run),
         cand=Side.of(cand.run),
-        verdict=gate.worst(checks),
+        verdict=worst(checks),
         checks=tuple(checks),
         policy=policy.to_dict(),
         looks=tuple(watch.looks),
@@ -381,9 +395,9 @@ def _result(watch: Watch, tasks: Sequence[AskedTask], base: RunDirectory, cand: 
         notes=(
             f"Sequential: stopped after look {watch.number + 1} of {len(watch.shares)}, with {n_seen} of {n_all} "
             "documents.",
-            *gate.notes_of(base, cand),
+            *notes_of(base, cand),
             *unknown,
-            *gate.warnings(seen, checks, policy),
+            *warnings(seen, checks, policy),
         ),
     )
 

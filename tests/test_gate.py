@@ -710,7 +710,7 @@ def driven(place: Path, planted: str, *arguments: str) -> subprocess.CompletedPr
     ],
 )
 def test_bug_inside_the_gate_exits_3_with_its_traceback(place: Path, raised: str, kind: str) -> None:
-    planted = f"import harness.gate\ndef broken(*_):\n    raise {raised}\nharness.gate.decide = broken"
+    planted = f"import sys, harness.gate\ndef broken(*_):\n    raise {raised}\nsys.modules['harness.gate'].decide = broken"
     done = driven(place, planted, "gate", "base", "same", "--junit", "gate.xml", "--summary", "s.md")
     assert done.returncode == 3
     assert "Traceback (most recent call last)" in done.stderr

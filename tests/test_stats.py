@@ -11,9 +11,11 @@ from itertools import product
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from scipy.stats import binom, norm, t
+from scipy.stats import binom, norm, permutation_test, t
 from scipy.stats import bootstrap as bootstrap_of_scipy
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import normal_power
 from statsmodels.stats.proportion import proportion_confint
 
 from harness.stats import (
@@ -23,12 +25,18 @@ from harness.stats import (
     Floats,
     bootstrap,
     clusters,
+    detectable,
     estimate,
     holm,
     macro,
+    macro_one_sided,
     mcnemar,
+    mcnemar_less,
+    one_sided,
     paired,
+    power,
     sign_flip,
+    sign_flip_less,
     verdict,
 )
 
@@ -78,6 +86,13 @@ def test_mcnemar_is_a_fair_coin_on_the_discordant_pairs(gained: int, lost: int, 
     # scipy's binomial against a quotient of whole numbers.
     assert mcnemar(gained, lost) == pytest.approx(p, rel=1e-12)
     assert mcnemar(lost, gained) == mcnemar(gained, lost)
+
+
+def test_one_sided_mcnemar_is_a_binomial_tail() -> None:
+    for draw in draws("less"):
+        gained, lost = (int(count) for count in draw.integers(0, draw.choice([4, 40, 400]), size=2))
+        wanted = binom.cdf(gained, gained + lost, 0.5) if gained + lost else 1.0
+        assert mcnemar_less(gained, lost) == pytest.approx(wanted, rel=1e-9)
 
 
 # ---------------------------------------------------------------- sign-flip
@@ -138,6 +153,52 @@ def test_sign_flip_of_many_clusters_is_near_the_exact_one() -> None:
         # and twice the draw that counts the data themselves among the flips.
         margin = 5 * math.sqrt(exact * (1 - exact) / RESAMPLES) + 2 / RESAMPLES
         assert sign_flip(np.asarray(sums, dtype=float)) == pytest.approx(exact, abs=margin)
+
+
+def test_sign_flip_is_that_of_scipy() -> None:
+    for case, draw in enumerate(draws("scipy")):
+        # All flips of few clusters: both are exact. Eighths, so that ties are ties in both.
+        sums = draw.integers(-8, 9, size=int(draw.integers(2, 11))) / 8
+        if case % 10 == 0:
+            # Many different ones: both draw.
+            sums = draw.normal(0.3, 1, size=int(draw.integers(20, 40)))
+        for alternative, ours in (("two-sided", sign_flip), ("less", sign_flip_less)):
+            theirs = permutation_test(
+                (sums,),
+                lambda values, axis: values.mean(axis=axis).round(12),
+                permutation_type="samples",
+                vectorized=True,
+                n_resamples=RESAMPLES,
+                alternative=alternative,
+                rng=draw,
+            ).pvalue
+            margin = 5 * math.sqrt(2 * theirs * (1 - theirs) / RESAMPLES) + 2 / RESAMPLES if case % 10 == 0 else 1e-12
+            assert ours(sums) == pytest.approx(theirs, abs=margin)
+
+
+@pytest.mark.parametrize("n", [40, 200])
+def test_equal_and_different_sums_are_flipped_alike(n: int) -> None:
+    for draw in draws("alike", 10):
+        sums = draw.integers(-2, 3, size=n).astype(float)
+        sums[0] = 1.0
+        # Moved apart by nothing that counts, each sum is a draw of its own.
+        apart = sums + draw.uniform(1e-8, 2e-8, size=n)
+        p = sign_flip_less(sums)
+        margin = 5 * math.sqrt(2 * p * (1 - p) / RESAMPLES) + 2 / RESAMPLES
+        # Ties of whole sums are broken there: half of them count.
+        tied = float((abs(_totals(sums) - sums.sum()) < 0.5).mean())
+        assert p - tied - margin <= sign_flip_less(apart) <= p + margin
+
+
+def _totals(sums: np.ndarray) -> np.ndarray:
+    return (np.random.default_rng(5).choice([-1, 1], size=(20_000, len(sums))) * sums).sum(axis=1)
+
+
+def test_one_sided_p_is_half_of_the_story() -> None:
+    for draw in draws("sides", 50):
+        sums = draw.integers(-8, 9, size=int(draw.integers(2, 11))) / 8
+        less, more = sign_flip_less(sums), sign_flip_less(-sums)
+        assert min(1.0, 2 * min(less, more)) == pytest.approx(sign_flip(sums), abs=ROUNDING)
 
 
 def test_sign_flip_gives_the_same_p_each_time() -> None:
@@ -368,6 +429,37 @@ def test_bootstrap_of_a_mean_has_the_error_and_interval_of_scipys() -> None:
         assert found.stderr == pytest.approx(values.std() / math.sqrt(80), rel=5 / math.sqrt(2 * RESAMPLES))
 
 
+def test_bootstrap_of_right_and_wrong_answers_is_binomial() -> None:
+    for case, draw in enumerate(draws("binomial")):
+        n = int(draw.integers(20, 120))
+        values = (draw.random(n) < draw.uniform(0.2, 0.8)).astype(float)
+        # As many are drawn as there are, each right with the share that is: no draw of ours is needed to know it.
+        law = binom(n, values.mean())
+        cells = values.astype(np.intp)
+        # Document by document takes longer.
+        every = [bootstrap(mean_of(values), alone(n))] if case < 20 else []
+        by_cell = bootstrap(mean_of(np.unique(values)), alone(n), np.unique(cells, return_inverse=True)[1])
+        for found in (*every, by_cell):
+            assert found.ci95 is not None
+            assert found.value == pytest.approx(values.mean(), abs=ROUNDING)
+            assert found.stderr == pytest.approx(law.std() / n, rel=5 / math.sqrt(2 * RESAMPLES), abs=ROUNDING)
+            # A quantile of 9,999 draws lies between those of levels five standard errors away.
+            for end, level in zip(found.ci95, (0.025, 0.975), strict=True):
+                near = 5 * math.sqrt(0.025 * 0.975 / RESAMPLES)
+                assert law.ppf(level - near) <= round(end * n, 6) <= law.ppf(level + near)
+
+
+def test_cells_in_passages_are_drawn_as_their_documents() -> None:
+    for draw in draws("cells", 10):
+        n = int(draw.integers(12, 60))
+        groups, values = grouped(draw, n), draw.integers(0, 3, size=n) / 2
+        distinct, cells = np.unique(values, return_inverse=True)
+        # The same draws of passages: the same to the last bit but for the order of adding.
+        every, by_cell = bootstrap(mean_of(values), groups), bootstrap(mean_of(distinct), groups, cells)
+        assert by_cell.ci95 == pytest.approx(every.ci95, abs=ROUNDING)
+        assert (by_cell.p, by_cell.n_clusters) == (every.p, every.n_clusters)
+
+
 def test_bootstrap_draws_passages_whole_and_as_many_as_there_are() -> None:
     groups = ["a", "", "b", "a", "b", "a", ""]
 
@@ -418,11 +510,13 @@ def holm_by_definition(p_values: list[float]) -> list[float]:
     return adjusted
 
 
-# Fewer: statsmodels collects garbage at each call, a tenth of a second beside all of pytest.
-def test_holm_is_that_of_its_definition() -> None:
-    for draw in draws("holm", 20):
+def test_holm_is_that_of_its_definition_and_of_statsmodels() -> None:
+    for case, draw in enumerate(draws("holm")):
         p_values = [float(p) for p in draw.beta(0.4, 2, size=int(draw.integers(1, 12))).round(int(draw.integers(1, 6)))]
         assert holm(p_values) == pytest.approx(holm_by_definition(p_values), abs=ROUNDING)
+        # Fewer: statsmodels collects garbage at each call, a tenth of a second beside all of pytest.
+        if case < 5:
+            assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], abs=ROUNDING)
 
 
 @pytest.mark.parametrize(
@@ -503,3 +597,78 @@ def test_verdict_is_that_of_the_table(
     p: float, ci95: tuple[float, float], delta: float, higher_is_better: bool, said: str
 ) -> None:
     assert verdict(p, ci95, delta, 0.03, higher_is_better) == said
+
+
+# ---------------------------------------------------------------- one-sided, and power
+
+
+def test_one_sided_test_is_the_half_of_the_paired_one_that_looks_down() -> None:
+    for case, draw in enumerate(draws("one-sided")):
+        n = int(draw.integers(4, 60))
+        groups = grouped(draw, n) if case % 2 else alone(n)
+        base, cand = (draw.integers(0, 2, size=(2, n)) if case % 3 else draw.beta(2, 2, size=(2, n))).astype(float)
+        found, both = one_sided(base, cand, groups), paired(base, cand, groups)
+        assert (found.delta, found.stderr, found.n_clusters) == (both.delta, both.stderr, both.n_clusters)
+        if not (cand - base).any():
+            assert (found.p, found.lower, found.mde) == (1.0, 0.0, None)
+            continue
+        assert found.stderr is not None
+        assert found.lower == pytest.approx(found.delta - t.ppf(0.95, found.n_clusters - 1) * found.stderr, abs=1e-12)
+        assert found.bound(0.05) == pytest.approx(found.lower, abs=1e-12)
+        assert found.bound(0.01) < found.lower
+        if both.test == "mcnemar":
+            gained, lost = int((cand > base).sum()), int((cand < base).sum())
+            assert found.p == pytest.approx(binom.cdf(gained, gained + lost, 0.5), rel=1e-9)
+        # Both sides together are the two-sided test, but for ties in the middle and the draws.
+        other = one_sided(cand, base, groups)
+        twice = min(1.0, 2 * min(found.p, other.p))
+        assert twice == pytest.approx(both.p, abs=10 * math.sqrt(both.p / RESAMPLES) + 4 / RESAMPLES)
+
+
+def test_single_passage_proves_no_fall() -> None:
+    found = one_sided(np.ones(4), np.zeros(4), ["p"] * 4)
+    assert (found.stderr, found.lower, found.mde) == (None, -1.0, None)
+    assert found.p >= 0.5
+    assert found.bound(0.2) == -1.0
+
+
+def test_average_of_one_task_is_that_task() -> None:
+    found = one_sided(np.asarray([1.0, 0.0, 1.0]), np.asarray([0.0, 0.0, 1.0]), alone(3))
+    assert macro_one_sided([found]) == found
+
+
+def test_one_sided_average_is_the_lower_half_of_the_two_sided_one() -> None:
+    for draw in draws("macro", 50):
+        parts = [
+            one_sided(*draw.beta(2, 2, size=(2, int(n))), alone(int(n)))
+            for n in draw.integers(5, 40, size=int(draw.integers(2, 8)))
+        ]
+        found = macro_one_sided(parts)
+        delta, low, high, p = macro([part.delta for part in parts], [part.stderr for part in parts])
+        assert found.delta == pytest.approx(delta, abs=1e-12)
+        assert found.stderr == pytest.approx((high - low) / 2 / norm.ppf(0.975), abs=1e-12)
+        assert found.lower == pytest.approx(delta - norm.ppf(0.95) * found.stderr, abs=1e-12)
+        assert min(found.p, 1 - found.p) == pytest.approx(p / 2, abs=1e-9)
+        assert (found.p < 0.5) == (delta < 0)
+
+
+def test_power_is_that_of_statsmodels() -> None:
+    for draw in draws("power"):
+        effect, stderr = float(draw.uniform(0.001, 0.2)), float(draw.uniform(0.002, 0.1))
+        for one, alternative in ((False, "two-sided"), (True, "larger")):
+            theirs = normal_power(effect, 1, 0.05, alternative=alternative, sigma=stderr)
+            assert power(effect, stderr, one_sided=one) == pytest.approx(theirs, abs=1e-9)
+
+
+@pytest.mark.parametrize("one", [False, True])
+def test_detectable_difference_is_found_four_times_in_five(one: bool) -> None:
+    for draw in draws("detectable", 20):
+        sd, n = float(draw.uniform(0.1, 0.6)), int(draw.integers(50, 3000))
+        found = detectable(sd, n, one_sided=one)
+        # The factors are rounded: 1.96 + .84, 1.64 + .84.
+        assert power(found, sd / math.sqrt(n), one_sided=one) == pytest.approx(0.8, abs=0.002)
+
+
+def test_passages_make_a_larger_difference_detectable_by_their_design_effect() -> None:
+    assert detectable(0.4, 1000, size=5, icc=0.3) == pytest.approx(detectable(0.4, 1000) * math.sqrt(2.2))
+    assert detectable(0.4, 1000, size=5, icc=0.0) == detectable(0.4, 1000)
