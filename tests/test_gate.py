@@ -741,8 +741,8 @@ def test_program_that_can_not_be_loaded_is_no_verdict(place: Path) -> None:
 
 def test_ctrl_c_stays_130_and_is_no_verdict(place: Path) -> None:
     planted = (
-        "import signal, time, harness.gate\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "def slow(*_):\n    print('asked', flush=True)\n    time.sleep(60)\nharness.gate.decide = slow"
+        "import signal, sys, time, harness.gate\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def slow(*_):\n    print('asked', flush=True)\n    time.sleep(60)\nsys.modules['harness.gate'].decide = slow"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", DRIVER.format(planted=planted), "gate", "base", "same", "--junit", "gate.xml"],
