@@ -20,6 +20,9 @@ import typer
 
 from harness.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, UsageError, UzBenchError
 
+CHURN = 0.2
+"""Share of answers that change from one model to a kindred one, where nothing is known yet."""
+
 GATE_CODES = {"pass": 0, "regression": 1, "inconclusive": 2}
 EXIT_NO_VERDICT = 3
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -223,8 +226,26 @@ def tasks(json: Json = False) -> None:
         return
     header = ["task", "suite", "type", "n", "orthographies", "metric", "chance"]
     lines = [[", ".join(v) if isinstance(v := row[key], list) else str(v) for key in header] for row in rows]
-    _print_columns([header, *lines])
+    # Of metrics that are right or wrong: what changes of a graded one nobody knows before.
+    found = [
+        _detectable(task.n) if task.primary in ("acc", "acc_bytes", "exact_match") else ""
+        for task in catalog.base_tasks()
+    ]
+    _print_columns([[*header, "detectable"], *([*line, each] for line, each in zip(lines, found, strict=True))])
     print(f"groups: {', '.join(sorted(catalog.groups()))}; fixed subset: {catalog.DEMO}", file=sys.stderr)
+    print(
+        f"detectable: the difference between two models that is found 80 % of the time, where {CHURN:.0%} of right and "
+        "wrong answers change and documents stand alone",
+        file=sys.stderr,
+    )
+
+
+def _detectable(n: int | None) -> str:
+    """Before anything is asked: what difference a task's size would show."""
+    from harness.stats import detectable
+    from reports.format import plus_minus
+
+    return plus_minus(detectable(CHURN**0.5, n)) if n else ""
 
 
 @app.command()
