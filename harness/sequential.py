@@ -3,7 +3,7 @@
 After each look two questions have a boundary of their own, whose errors over all looks add up to the policy's alpha:
 
     regression   some task, or the macro average, fell: Holm over them, with the boundaries of this look
-    pass         the macro average did not fall by the margin
+    pass         the macro average did not fall by the margin, nor a task by a margin of its own
 
 What is decided first stands; after the last look without a decision the verdict is inconclusive. The two are tested
 apart from each other, as if the other had no boundary, which only makes their errors smaller.
@@ -50,6 +50,9 @@ FEWEST = 100
 """Documents before the first look: with fewer, a normal approximation says little."""
 
 SEED = 20260922
+
+_FIRST = 1e-9
+"""The place of what is asked at the first look whatever its share: above 0, below any share."""
 
 _GRID = 2001
 """Points of the grid on which the paths that have not stopped are followed."""
@@ -107,7 +110,7 @@ def places(asked: AskedTask, seed: int = SEED, first: Collection[str] = ()) -> s
     """Where each document stands in the seeded order of its task, in (0, 1]; passages stay whole.
 
     The order hangs on seed, task and passage or item alone: it is the same in each alphabet and in each run.
-    first: items that are asked before all others.
+    first: items that are asked before all others, at the first look, however many they are.
     """
     names = [group or item for group, item in zip(asked.groups, asked.items, strict=True)]
     ahead = {name for name, item in zip(names, asked.items, strict=True) if item in first}
@@ -119,7 +122,8 @@ def places(asked: AskedTask, seed: int = SEED, first: Collection[str] = ()) -> s
         for name in dict.fromkeys(names)
     }
     rank = {name: number for number, name in enumerate(sorted(drawn, key=drawn.__getitem__), 1)}
-    return np.asarray([rank[name] / len(rank) for name in names])
+    place = {name: _FIRST if name in ahead else number / len(rank) for name, number in rank.items()}
+    return np.asarray([place[name] for name in names])
 
 
 def prefix(asked: AskedTask, until: stats.Bools) -> AskedTask:
@@ -145,25 +149,42 @@ def shares_of(n_documents: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Seen:
-    """The tests of one orthography after a look: of each task, and of the macro average."""
+    """The tests of one orthography after a look: of each task, and of the macro average.
+
+    n_tests: of the whole family, those of tasks included that have no score yet. p_pass: one-sided, that the average
+    fell by the margin, or a task by a margin of its own; 1 while a task has no score.
+    """
 
     names: Sequence[str]
     tests: Sequence[stats.OneSided]
     effects: Sequence[float]
     macro: stats.OneSided
     n_pairs: int
+    n_tests: int
+    p_pass: float
 
 
 def looked(tasks: Sequence[TaskPairs], policy: Policy) -> Seen:
     """Tests the scores that are there, of the tasks of one orthography."""
-    scored = [task for task in tasks if len(task.base) and not policy.rule(task.name, task.suite).ignore]
+    counted = [task for task in tasks if not policy.rule(task.name, task.suite).ignore]
+    scored = [task for task in counted if len(task.base)]
     tests = [task.tested() for task in scored]
-    effects = [policy.rule(task.name, task.suite).min_effect or 0.0 for task in scored]
+    rules = [policy.rule(task.name, task.suite) for task in scored]
+    effects = [rule.min_effect or 0.0 for rule in rules]
+    p_pass = 1.0
+    if scored and len(scored) == len(counted):
+        own = [
+            p_margin([task], [test], rule.margin)
+            for task, test, rule in zip(scored, tests, rules, strict=True)
+            if rule.margin is not None
+        ]
+        p_pass = max([p_margin(scored, tests, policy.margin), *own])
     macro = stats.macro_one_sided(tests) if tests else stats.OneSided(0.0, None, 0, 1.0, -1.0, None)
     names = [task.name for task in scored]
     if len(tests) > 1:
         names, tests, effects = [*names, MACRO], [*tests, macro], [*effects, policy.min_effect]
-    return Seen(names, tests, effects, macro, sum(len(task.base) for task in scored))
+    n_tests = len(counted) + 1 if len(counted) > 1 else 1
+    return Seen(names, tests, effects, macro, sum(len(task.base) for task in scored), n_tests, p_pass)
 
 
 def look(
@@ -172,7 +193,7 @@ def look(
     """Holds the scores of one orthography against the boundaries of a look; number: of the look, from 0."""
     seen = looked(tasks, policy)
     fell, z_fallen, boundary = _fallen(seen, shares, number, policy)
-    z_pass = _z(_p_margin(seen.macro, policy.margin))
+    z_pass = _z(seen.p_pass)
     of_pass = boundaries(shares, policy.alpha)[number]
     verdict = "regression" if fell else "pass" if z_pass >= of_pass else "inconclusive"
     return Look(
@@ -199,7 +220,7 @@ def _fallen(seen: Seen, shares: tuple[float, ...], number: int, policy: Policy) 
     z_first, boundary_first = 0.0, boundaries(shares, policy.alpha)[number]
     for step, index in enumerate(order):
         test = seen.tests[index]
-        z, boundary = _z(test.p), boundaries(shares, policy.alpha / (len(order) - step))[number]
+        z, boundary = _z(test.p), boundaries(shares, policy.alpha / (seen.n_tests - step))[number]
         if step == 0:
             z_first, boundary_first = z, boundary
         if z < boundary:
@@ -209,18 +230,42 @@ def _fallen(seen: Seen, shares: tuple[float, ...], number: int, policy: Policy) 
     return "", z_first, boundary_first
 
 
-def _p_margin(macro: stats.OneSided, margin: float) -> float:
-    """One-sided p that the macro average fell by the margin or more; small where it did not."""
+def p_margin(tasks: Sequence[TaskPairs], tests: Sequence[stats.OneSided], margin: float) -> float:
+    """One-sided p that the mean over tasks fell by the margin or more; small where it did not.
+
+    tests: of each task. Few differences say little of how much they vary, and a fall by the margin changes that share
+    of the documents at least: those without a difference are taken to vary as much as they would then.
+    """
     from scipy.stats import norm, t
 
-    if macro.stderr is None:
+    if any(test.stderr is None for test in tests):
         return 1.0
-    if macro.stderr == 0.0:
-        # No document differs: were the fall as large as the margin, each would, with at least that probability.
-        return float((1 - margin) ** macro.n_clusters)
-    statistic = (macro.delta + margin) / macro.stderr
-    degrees = macro.n_clusters - 1
+    sizes = [test.n_clusters for test in tests]
+    if not any(test.stderr for test in tests):
+        return _p_untouched(sizes, margin)
+    variance = 0.0
+    for task, test in zip(tasks, tests, strict=True):
+        same = float((task.base == task.cand).mean())
+        variance += max((test.stderr or 0.0) ** 2, same * margin * (1 - margin) / test.n_clusters)
+    statistic = (float(np.mean([test.delta for test in tests])) + margin) * len(tests) / math.sqrt(variance)
+    degrees = sum(sizes) - 1
     return float(t.sf(statistic, degrees) if degrees < 1000 else norm.sf(statistic))
+
+
+def _p_untouched(sizes: Sequence[int], margin: float) -> float:
+    """How likely no document differs at most, were the mean over tasks of these sizes to fall by the margin.
+
+    A task that falls by d has a difference in each document with at least that probability: Π (1 - d)^size is largest
+    where the smallest tasks fall most, 1 - d in proportion to the size.
+    """
+    fall, ordered = margin * len(sizes), sorted(sizes)
+    for number in range(1, len(ordered) + 1):
+        if number <= fall:
+            continue
+        level = sum(ordered[:number]) / (number - fall)
+        if number == len(ordered) or level <= ordered[number]:
+            break
+    return math.prod((size / level) ** size for size in ordered[:number])
 
 
 def _z(p: float) -> float:
@@ -245,21 +290,24 @@ class Watch:
     verdict: str = "inconclusive"
 
     def __post_init__(self) -> None:
+        if not self._counted():
+            raise UsageError("The policy ignores every task of these runs: nothing is left to decide on.")
         golden = {name: {each.item for each in self.policy.golden if each.task == name} for name in self._names()}
         self.places = [places(task, self.seed, golden[task.record.task]) for task in self.tasks]
         sizes = [
-            sum(len(task.items) for task in self.tasks if task.record.orthography == orthography)
+            sum(len(task.items) for task in self._counted() if task.record.orthography == orthography)
             for orthography in self._orthographies()
         ]
-        if not sizes:
-            raise UsageError("These runs have no task to gate on.")
         self.shares = shares_of(min(sizes))
 
     def _names(self) -> list[str]:
         return [task.record.task for task in self.tasks]
 
+    def _counted(self) -> list[AskedTask]:
+        return [task for task in self.tasks if not self.policy.rule(task.record.task, task.suite).ignore]
+
     def _orthographies(self) -> list[str]:
-        return list(dict.fromkeys(task.record.orthography for task in self.tasks))
+        return list(dict.fromkeys(task.record.orthography for task in self._counted()))
 
     @property
     def share(self) -> float:
@@ -333,13 +381,19 @@ def asked_live(
     spec: of the candidate, as `candidate_spec` makes it. A gate that was killed goes on where it was.
     Raises what `gate` and `evaluate.run` do.
     """
-    from harness.evaluate import run_in_parts
+    from harness.evaluate import PARTS, run_in_parts
 
     base = base if isinstance(base, RunDirectory) else open_run(base)
     if base.run.source != "uzbench":
         raise UsageError(f"{base.path} was imported: what it was asked can't be asked again. Make a base: uzbench run")
+    if base.run.subset == PARTS:
+        raise UsageError(f"{base.path} was itself asked by a sequential gate, in parts. Make a whole base: uzbench run")
+    check_allowed(base, None, False, policy)
     tasks = asked_tasks(pair(base, base).tasks, base.samples_at)
     watch = Watch(tasks, policy, seed)
+    # What the policy names and isn't there is said before anything is asked.
+    check_tasks(tasks, policy)
+    golden_checks(tasks, policy)
     known: list[AskedTask] = []
 
     def more(found: RunDirectory | None) -> dict[str, list[int]] | None:
@@ -347,7 +401,8 @@ def asked_live(
         if found is not None:
             pairing = pair(base, found, partial=True)
             check_allowed(base, None, pairing.asked_differently, policy)
-            known = asked_tasks(pairing.tasks, base.samples_at)
+            asked = {task.record.key: task for task in asked_tasks(pairing.tasks, base.samples_at)}
+            known = [asked.get(task.record.key) or _unasked(task) for task in tasks]
             watch.look(known)
         if watch.is_over:
             return None
@@ -356,9 +411,14 @@ def asked_live(
             for task, fresh in zip(tasks, watch.fresh(), strict=True)
         }
 
-    check_allowed(base, None, False, policy)
     cand = run_in_parts(spec, more, adapter=adapter, out=out, mirror=mirror, gpus=gpus, progress=progress)
     return _result(watch, known, base, cand), cand
+
+
+def _unasked(task: AskedTask) -> AskedTask:
+    """A task of the base of which the candidate was asked nothing so far."""
+    nothing = np.full(len(task.items), np.nan)
+    return replace(task, metrics={name: Scored(each.base, nothing) for name, each in task.metrics.items()})
 
 
 def candidate_spec(base: RunDirectory, model: str | None, **changes: object) -> RunSpec:
@@ -377,9 +437,12 @@ def _result(watch: Watch, tasks: Sequence[AskedTask], base: RunDirectory, cand: 
     policy, seen = watch.policy, watch.seen(tasks)
     unknown = check_tasks(seen, policy)
     last = {each.orthography: each for each in watch.looks[-len(watch._orthographies()) :]}
-    _, nominal = decide([task.pairs for task in seen], policy)
+    pairs = {(task.record.task, task.record.orthography): task.pairs for task in seen}
+    _, nominal = decide(list(pairs.values()), policy)
     checks = [
-        _by_boundary(check, last[check.orthography], watch) if check.kind in ("suite", "task") else check
+        _by_boundary(check, last[check.orthography], watch, pairs.get((check.name, check.orthography)))
+        if check.kind in ("suite", "task")
+        else check
         for check in nominal
     ]
     checks += [*artefact_checks(seen, policy), *golden_checks(seen, policy)]
@@ -402,13 +465,22 @@ def _result(watch: Watch, tasks: Sequence[AskedTask], base: RunDirectory, cand: 
     )
 
 
-def _by_boundary(check: Check, last: Look, watch: Watch) -> Check:
-    """A check of a gate that looked once, as the boundaries see it."""
-    if check.kind == "task":
-        # A task by itself is tested for a fall alone; what its own p says is nominal.
-        fell = last.fell == check.name
-        message = f"fell by {-(check.delta or 0.0):.3f}" if fell else "no fall that reaches the boundary"
-        return replace(check, verdict="regression" if fell else "pass", message=message)
+def _by_boundary(check: Check, last: Look, watch: Watch, task: TaskPairs | None) -> Check:
+    """A check of a gate that looked once, as the boundaries see it. task: None for the macro average."""
+    if not check.n_pairs:
+        return check
+    if task is not None:
+        # What a task's own p says is nominal.
+        margin = watch.policy.rule(task.name, task.suite).margin
+        verdict, message = "pass", "no fall that reaches the boundary"
+        if last.fell == check.name:
+            verdict, message = "regression", f"fell by {-(check.delta or 0.0):.3f}"
+        elif margin is not None:
+            z = _z(p_margin([task], [task.tested()], margin))
+            if check.orthography not in watch.passed and z < last.boundary_pass:
+                verdict = "inconclusive"
+            message = f"z against a fall by {margin:.3f} {z:.2f}, boundary {last.boundary_pass:.2f}"
+        return replace(check, verdict=verdict, message=message)
     verdict = "inconclusive"
     if last.fell == MACRO:
         verdict = "regression"

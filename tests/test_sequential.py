@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 from harness.comparison import compare, pair
-from harness.errors import UnpairedError, UsageError
+from harness.errors import UnknownNameError, UnpairedError, UsageError
 from harness.evaluate import run
 from harness.gate import AskedTask, TaskPairs, asked_tasks
-from harness.policy import Golden, Policy
+from harness.policy import Golden, Policy, TaskRule
 from harness.records import RunSpec
 from harness.runs import RunDirectory, open_run
 from harness.sequential import (
@@ -25,6 +26,8 @@ from harness.sequential import (
     boundaries,
     candidate_spec,
     look,
+    looked,
+    p_margin,
     places,
     replayed,
     shares_of,
@@ -243,6 +246,109 @@ def test_golden_item_is_asked_however_early_the_gate_stops(tmp_path: Path) -> No
     assert [check.name for check in found.checks if check.kind == "golden"] == ["uz_topic/uz_topic-399"]
 
 
+def test_golden_items_are_asked_first_however_many_they_are(tmp_path: Path) -> None:
+    golden = tuple(Golden("uz_topic", f"uz_topic-{number:03d}") for number in range(300))
+    found = replayed(*made_pair(tmp_path, n=400, changed=200), dataclasses.replace(WHOLE, golden=golden))
+    assert len(found.looks) == 1
+    assert sum(check.kind == "golden" for check in found.checks) == 300
+
+
+def of_two(folder: Path, other: list[float | None], changed: list[float | None]) -> list[RunDirectory]:
+    """Two runs of 1,200 documents that are answered alike, and of another task."""
+    right = [float(number % 2) for number in range(1200)]
+    return [
+        made_run(folder / name, Asked({"acc": right}), Asked({"acc": values}, task="uz_qa"), by=Asker(name=name))
+        for name, values in (("base", other), ("cand", changed))
+    ]
+
+
+def test_task_without_a_score_keeps_a_gate_from_passing(tmp_path: Path) -> None:
+    found = replayed(*of_two(tmp_path, [None] * 40, [None] * 40), WHOLE)
+    assert {check.name: check.verdict for check in found.checks if check.kind == "task"} == {
+        "uz_topic": "pass",
+        "uz_qa": "inconclusive",
+    }
+    assert found.verdict == "inconclusive"
+
+
+def test_gate_does_not_pass_before_each_task_was_looked_at(tmp_path: Path) -> None:
+    found = replayed(*of_two(tmp_path, [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]), WHOLE)
+    # Of three documents the first is asked after a third of all.
+    assert all(each.verdict == "inconclusive" for each in found.looks if each.share < 1 / 3)
+    assert found.verdict != "pass"
+
+
+def test_task_with_a_margin_of_its_own_has_to_keep_it(tmp_path: Path) -> None:
+    right = [float(number % 2) for number in range(300)]
+    mixed = [1 - value if number % 10 in (3, 4) else value for number, value in enumerate(right)]
+    runs = of_two(tmp_path, list(right), list(mixed))
+    assert replayed(*runs, WHOLE).verdict == "pass"
+    policy = dataclasses.replace(WHOLE, tasks={"uz_qa": TaskRule(margin=0.01)})
+    found = replayed(*runs, policy)
+    assert found.verdict == "inconclusive"
+    (check,) = (check for check in found.checks if check.name == "uz_qa")
+    assert check.verdict == "inconclusive"
+    assert "a fall by 0.010" in check.message
+
+
+def test_ignored_documents_do_not_bring_the_first_look_forward(tmp_path: Path) -> None:
+    runs = of_two(tmp_path, [1.0, 0.0] * 60, [1.0, 0.0] * 60)
+    found = replayed(*runs, dataclasses.replace(WHOLE, tasks={"uz_topic": TaskRule(ignore=True)}))
+    assert found.looks[0].n_pairs >= FEWEST
+
+
+def test_policy_that_ignores_every_task_is_refused_before_a_look(tmp_path: Path) -> None:
+    runs = made_pair(tmp_path)
+    with pytest.raises(UsageError, match="ignores every task"):
+        Watch(asked_of(runs), dataclasses.replace(WHOLE, tasks={"uz_topic": TaskRule(ignore=True)}))
+
+
+@pytest.mark.parametrize(("sizes", "gains"), [((760,), 0.0), ((760,), 0.005), ((160, 150, 150, 150, 100, 50), 0.0)])
+def test_fall_that_few_documents_show_seldom_passes(sizes: tuple[int, ...], gains: float) -> None:
+    policy = Policy(min_effect=0.0)
+    shares, passed, rng = shares_of(sum(sizes)), 0, np.random.default_rng(13)
+    for _ in range(120):
+        tasks = []
+        for number, n in enumerate(sizes):
+            u = rng.random(n)
+            # Nearly all documents that change are lost: the fall is the margin.
+            change = np.where(u < policy.margin + gains, -1.0, np.where(u > 1 - gains, 1.0, 0.0))
+            tasks.append(
+                TaskPairs(f"task {number}", "latin", "acc", (change <= 0) * 1.0, (change >= 0) * 1.0, [""] * n)
+            )
+        for number, share in enumerate(shares):
+            parts = [
+                dataclasses.replace(task, base=task.base[:n], cand=task.cand[:n], groups=task.groups[:n])
+                for task in tasks
+                for n in [int(share * len(task.base))]
+            ]
+            verdict = look(parts, shares, number, policy).verdict
+            if verdict != "inconclusive":
+                passed += verdict == "pass"
+                break
+    assert passed / 120 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 120)
+
+
+def test_equal_answers_of_small_tasks_may_hide_a_fall_of_the_average() -> None:
+    def same(n: int) -> TaskPairs:
+        return TaskPairs(f"task {n}", "latin", "acc", np.ones(n), np.ones(n), [""] * n)
+
+    tasks = [same(10), same(90)]
+    # The average falls by .03 also where the small one falls by .06: ten documents say little of that. At most it is
+    # the largest of Π (1 - d)^size, by trying every way to share a fall out.
+    first = np.linspace(0, 0.06, 6001)
+    largest = ((1 - first) ** 10 * (1 - (0.06 - first)) ** 90).max()
+    assert p_margin(tasks, [task.tested() for task in tasks], 0.03) == pytest.approx(largest, rel=1e-3)
+    assert p_margin(tasks[:1], [tasks[0].tested()], 0.03) == pytest.approx(0.97**10)
+
+
+def test_family_of_holm_is_whole_before_each_task_has_a_score() -> None:
+    one = TaskPairs("uz_topic", "latin", "acc", np.ones(50), np.ones(50), [""] * 50)
+    none = TaskPairs("uz_qa", "latin", "acc", np.zeros(0), np.zeros(0), [])
+    assert looked([one, none], WHOLE).n_tests == 3
+    assert looked([one], WHOLE).n_tests == 1
+
+
 # ---------------------------------------------------------------- asking
 
 
@@ -303,3 +409,53 @@ def test_imported_base_cannot_be_asked_again(tmp_path: Path) -> None:
     base = made_run(tmp_path / "base", Asked({"acc": [1.0, 0.0]}), by=Asker(source="lm-eval"))
     with pytest.raises(UsageError, match="imported"):
         asked_live(base, candidate_spec(base, "x"), WHOLE, out=tmp_path, progress=False)
+
+
+def test_run_that_was_asked_in_parts_is_no_base_to_ask_from(base_run: RunDirectory, tmp_path: Path) -> None:
+    _, partial = asked_live(base_run, candidate_spec(base_run, None), WHOLE, out=tmp_path, progress=False)
+    policy = dataclasses.replace(WHOLE, allow_limited=True)
+    with pytest.raises(UsageError, match="in parts"):
+        asked_live(partial, candidate_spec(partial, None), policy, out=tmp_path / "again", progress=False)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [Policy(golden=(Golden("uz_sentiment", "nowhere"),)), Policy(tasks={"uz_nothing": TaskRule(margin=0.1)})],
+    ids=["golden item", "task"],
+)
+def test_what_a_policy_names_and_is_not_there_is_said_before_anything_is_asked(
+    base_run: RunDirectory, tmp_path: Path, policy: Policy
+) -> None:
+    with pytest.raises(UnknownNameError):
+        asked_live(base_run, candidate_spec(base_run, None), policy, out=tmp_path / "runs", progress=False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_task_that_a_look_asks_nothing_of_waits_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import harness.evaluate as evaluate
+
+    base = made_run(tmp_path / "base", Asked({"acc": [1.0, 0.0] * 300}), Asked({"acc": [1.0] * 3}, task="uz_qa"))
+    wanted: list[dict[str, list[int]]] = []
+
+    def in_parts(spec: RunSpec, more: Callable[..., dict[str, list[int]] | None], **_: object) -> RunDirectory:
+        """Answers as the base did; a task without a document so far is in no run."""
+        asked: dict[str, list[int]] = {}
+        found = None
+        while (part := more(found)) is not None:
+            wanted.append(part)
+            asked = {name: [*asked.get(name, []), *numbers] for name, numbers in part.items()}
+            parts = []
+            for record in base.run.tasks:
+                numbers = asked[record.lm_eval_task]
+                values = base.columns[record.key].values["acc", "none"]
+                docs = [f"{number:03d}" for number in numbers]
+                if numbers:
+                    parts.append(Asked({"acc": [values[number] for number in numbers]}, record.task, docs=docs))
+            found = made_run(tmp_path / "cand", *parts)
+        assert found is not None
+        return found
+
+    monkeypatch.setattr(evaluate, "run_in_parts", in_parts)
+    found, _ = asked_live(base, base.run.spec, WHOLE, out=tmp_path, progress=False)
+    assert [name for name, numbers in wanted[0].items() if not numbers] == ["uz_qa_latin_p1"]
+    assert found.looks == replayed(base, base, WHOLE).looks
