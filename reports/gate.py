@@ -89,6 +89,7 @@ def looks_table(looks: Sequence[Look]) -> str:
         "boundary",
         "z of a pass",
         "boundary",
+        "verdict",
     ]
     shares = sorted({each.share for each in looks})
     lines = [
@@ -106,7 +107,7 @@ def looks_table(looks: Sequence[Look]) -> str:
         ]
         for each in looks
     ]
-    return table([*header, "boundary", "verdict"], lines, "rlrrrrrrrl")
+    return table(header, lines, "rlrrrrrrrl")
 
 
 def _name(check: Check) -> str:

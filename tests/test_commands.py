@@ -116,7 +116,9 @@ def test_sequential_gate_says_where_it_stopped(
     assert result.share_asked is not None
     assert result.share_asked < 1
     assert f"stopped after look {len(result.looks)} of" in said.err
-    assert "| look |" in (tmp_path / "gate.md").read_text()
+    table = (tmp_path / "gate.md").read_text().partition("| look |")[2].splitlines()
+    assert table[0].endswith("| boundary | z of a pass | boundary | verdict |")
+    assert {line.count("|") for line in table[1 : 2 + len(result.looks)]} == {table[0].count("|") + 2}
 
 
 @pytest.mark.parametrize(
