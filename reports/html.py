@@ -24,6 +24,8 @@ from reports.items import OUTCOMES, Pair, draw, pairs, texts
 from reports.page import HTML, embedded, page, text
 
 PAGE_BYTES = 15_000_000
+"""What one page may hold; several pages of one command share it, down to FEWEST_BYTES each."""
+FEWEST_BYTES = 2_000_000
 PROMPT_HEAD, PROMPT_TAIL = 500, 1_000
 """Characters shown of a longer prompt: the question stands at its end, after examples."""
 ANSWER_LENGTH = 1_000
@@ -39,8 +41,10 @@ def write_page(
 def render(comparison: Comparison, base: RunDirectory, cand: RunDirectory, series: Series | None = None) -> str:
     """The comparison as one HTML document.
 
-    series: the runs that this one stands among, where there are several.
+    series: the runs that this one stands among, where there are several; their pages share the bytes of one.
     """
+    n_pages = len(series.sides) - 1 if series else 1
+    page_bytes = max(FEWEST_BYTES, PAGE_BYTES // n_pages)
     everything = pairs(comparison, base, cand)
     sections = [
         _section("differences", "Differences", _differences(comparison)),
@@ -65,7 +69,7 @@ def render(comparison: Comparison, base: RunDirectory, cand: RunDirectory, serie
     )
     name = tables.title(comparison, visible)
     # What of the page's size the items leave; the count of them is written last.
-    room = PAGE_BYTES - len(page(name, body, data={}, script=True).encode()) - 1_000
+    room = page_bytes - len(page(name, body, data={}, script=True).encode()) - 1_000
     data, n_shown = browsed(everything, base, cand, room)
     body = body.replace(_SAMPLE, _sample_sentence(n_shown, len(everything)), 1)
     return page(name, body, data=data, script=True)
