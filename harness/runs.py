@@ -81,6 +81,9 @@ def open_run(path: str | os.PathLike[str], *, complete: bool = True) -> RunDirec
         run = Run.from_dict(document)
     except UzBenchError as error:
         raise RecordError(f"{path / RUN}: {error}") from None
+    # Reports are written into directories of this name, and a run may come from anybody.
+    if run.run_id in ("", ".", "..") or any(mark in run.run_id for mark in "/\\"):
+        raise RecordError(f"{path / RUN}: run_id {run.run_id!r} isn't the name of a directory.")
     if complete and not run.complete:
         raise RecordError(
             f"Run {path} was cut off before its end. Type the same uzbench run again: what was answered is kept."

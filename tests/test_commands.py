@@ -145,3 +145,26 @@ def test_sequential_gate_needs_somebody_to_ask(
     assert found.out == ""
     assert said in found.err
     assert len(found.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("run_id", ["../../elsewhere", "/elsewhere", "..", "a\\b", ""])
+def test_run_whose_id_is_no_name_writes_nowhere(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], run_id: str
+) -> None:
+    path = runs["same"] / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "run_id": run_id}))
+    before = sorted(tmp_path.rglob("*"))
+    assert run_command(["compare", str(runs["base"]), str(runs["same"])]) == 2
+    assert "isn't the name of a directory" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_note_of_a_comparison_moves_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [
+        str(made_run(tmp_path / name, Asked({"acc": [1.0, 0.0]}), by=Asker(name, subset="\x1b[2J")).path)
+        for name in ("base", "cand")
+    ]
+    assert run_command(["compare", *paths]) == 0
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert "⟨U+001B⟩[2J" in said
