@@ -132,7 +132,15 @@ def _no_verdict(arguments: Sequence[str], kind: str, message: str, details: str)
     # What can't be parsed has no options yet.
     junit = _option(arguments, "--junit")
     summary = _option(arguments, "--summary") or os.environ.get(SUMMARY_VARIABLE)
+    out = _option(arguments, "--out")
     failed = []
+    try:
+        if out:
+            (Path(out) / "gate.json").unlink(missing_ok=True)
+    except NotADirectoryError:
+        pass
+    except OSError as error:
+        failed.append(f"uzbench: --out {out}: {error.strerror}.")
     for path, write, text in (
         (junit, write_junit, lambda: failed_junit(kind, message, details)),
         (summary, append_summary, lambda: failed_summary(message)),
@@ -422,7 +430,7 @@ def compare(
     from harness.files import write_json
     from harness.runs import open_run
     from harness.series import series as in_a_row
-    from reports.format import for_terminal
+    from reports.format import escape, for_terminal
     from reports.html import write_page
     from reports.markdown import headline_table, render_series, write_report, write_series
 
@@ -433,7 +441,8 @@ def compare(
     for cand_run, comparison in zip(cand_runs, done, strict=True):
         if not json:
             for note in comparison.notes:
-                print(note, file=sys.stderr)
+                # A note holds names of tasks, which are another's.
+                print(for_terminal(escape(note)), file=sys.stderr)
             print(for_terminal(headline_table(comparison)), file=sys.stderr)
         if json and out is None:
             continue

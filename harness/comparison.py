@@ -253,7 +253,9 @@ def _compared(
 
 
 def _corpus_compared(task: PairedTask, metric: str, margin: float) -> _Compared | None:
-    """A metric of all documents together; None where no document was answered in both runs."""
+    """A metric of all documents together; None where no document was answered in both runs, or one lacks it."""
+    if metric not in task.cand.task.corpus_metrics:
+        return None
     right, said = (np.asarray(each, dtype=np.intp) for each in (task.base.right, task.base.said))
     both = [Classified(right, said)]
     right, said = (np.asarray(each, dtype=np.intp)[task.order] for each in (task.cand.right, task.cand.said))
@@ -363,8 +365,9 @@ def _adjusted(compared: Sequence[_Compared], margin: float) -> tuple[list[Row], 
             Overall(
                 orthography=orthography,
                 n_tasks=len(members),
-                base=float(np.mean([row.base for row in members])),
-                cand=float(np.mean([row.cand for row in members])),
+                # Of a metric where less is better, what it lacks of 1 counts.
+                base=float(np.mean([row.base if row.higher_is_better else 1 - row.base for row in members])),
+                cand=float(np.mean([row.cand if row.higher_is_better else 1 - row.cand for row in members])),
                 delta=delta,
                 ci95=(low, high),
                 p=p,

@@ -366,7 +366,7 @@ def macro(deltas: Sequence[float], stderrs: Sequence[float | None]) -> tuple[flo
         return delta, -1.0, 1.0, 1.0
     stderr = float(np.sqrt(np.sum(np.square(np.asarray(stderrs, dtype=np.float64)))) / len(deltas))
     if stderr == 0.0:
-        return 0.0, 0.0, 0.0, 1.0
+        return delta, delta, delta, 1.0
     half = float(norm.ppf(1 - ALPHA / 2)) * stderr
     return delta, delta - half, delta + half, float(2 * norm.sf(abs(delta) / stderr))
 

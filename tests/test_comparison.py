@@ -682,3 +682,18 @@ def test_sides_say_who_was_compared(tmp_path: Path) -> None:
         "tuned-model",
         "tuned",
     )
+
+
+def test_run_that_lacks_a_corpus_metric_is_compared_in_the_others(tmp_path: Path) -> None:
+    comparison = compared(tmp_path, classified(TARGETS, BASE_SAYS), acc(*(1.0 for _ in TARGETS)))
+    assert [row.metric for row in comparison.rows] == ["acc"]
+
+
+def test_macro_average_of_both_sides_is_turned_as_its_difference(tmp_path: Path) -> None:
+    base, cand = (
+        [acc(*values, task="uz_topic"), acc(*values, task="uz_qa", higher=False)]
+        for values in ((0.0, 0.0, 1.0, 0.0), (1.0, 0.0, 1.0, 1.0))
+    )
+    overall = compared(tmp_path, base, cand).overall["latin"]
+    assert (overall.base, overall.cand) == pytest.approx((0.5, 0.5))
+    assert overall.delta == pytest.approx(overall.cand - overall.base)

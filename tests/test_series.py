@@ -143,3 +143,12 @@ def test_runs_of_other_documents_are_refused(tmp_path: Path) -> None:
 def test_series_comes_back_equal_from_its_json(tmp_path: Path) -> None:
     found = in_a_row(three(tmp_path))
     assert Series.from_dict(found.to_dict()) == found
+
+
+def test_average_of_scores_without_an_error_is_their_mean(tmp_path: Path) -> None:
+    runs = [
+        made_run(tmp_path / name, Asked({"acc": [1.0] * 8}), Asked({"acc": [0.0] * 8}, task="uz_qa"), by=Asker(name))
+        for name in ("base", "cand")
+    ]
+    (value,) = {point.value for point in in_a_row(runs).points if point.task == MACRO}
+    assert value == pytest.approx(0.5)
