@@ -298,9 +298,11 @@ def _ask(
     else:
         logged, found = {}, None
         while (part := more(found)) is not None:
-            chosen = {name: [indices[name][number] for number in numbers] for name, numbers in part.items()}
+            # Nothing may be wanted of a task that the spec names: of its further prompts, or of one with few documents.
+            chosen = {name: [indices[name][number] for number in part.get(name, ())] for name in tasks}
             # Requests are made anew for each part: a task keeps those of the last.
-            logged = _logged(_lm_eval(lm, tasks, target.spec, chosen), logged)
+            if any(chosen.values()):
+                logged = _logged(_lm_eval(lm, tasks, target.spec, chosen), logged)
             found = written(complete=False)
     log.info(
         "%s: %d requests, %d not asked again, %d asked",

@@ -440,9 +440,16 @@ def _letter_bias(family: Sequence[AskedTask]) -> _Found | None:
     share /= share.sum(axis=0)
     before, after = base @ share, cand @ share
     moved = base != cand
-    exchanged = np.random.default_rng(stats.SEED).random((EXCHANGES, int(numbers.max()) + 1)) < 0.5
-    # (exchanges, letters): what one run gives and the other takes.
-    shift = exchanged[:, numbers[moved]].astype(np.float64) @ ((cand - base)[moved, None] * share[moved])
+    # Of a passage what one run gives and the other takes, (passages, letters); most give nothing.
+    passages, places = np.unique(numbers[moved], return_inverse=True)
+    given = np.zeros((len(passages), share.shape[1]))
+    np.add.at(given, places, (cand - base)[moved, None] * share[moved])
+    # (exchanges, letters), some exchanges at a time: all of 100,000 documents would take 2 GB.
+    draw, shift = np.random.default_rng(stats.SEED), np.empty((EXCHANGES, share.shape[1]))
+    rows = max(1, 4_000_000 // max(1, len(passages)))
+    for start in range(0, EXCHANGES, rows):
+        size = min(rows, EXCHANGES - start)
+        shift[start : start + size] = (draw.random((size, len(passages))) < 0.5).astype(np.float64) @ given
     rises = ((after - shift).std(axis=1) - (before + shift).std(axis=1)).round(12)
     rise = round(float(after.std() - before.std()), 12)
     p = float((rises >= rise).sum() + 1) / (EXCHANGES + 1)

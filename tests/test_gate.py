@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +26,10 @@ from synthetic import Asked, Asker, made_run
 
 from harness import gate_simulation
 from harness.errors import UnknownNameError, UnpairedError, UsageError
-from harness.gate import TaskPairs, decide, gate
+from harness.gate import AskedTask, Scored, TaskPairs, artefact_checks, decide, gate
 from harness.gate_simulation import CASES, Case, Shape, simulate
 from harness.policy import Golden, Limit, Policy, TaskRule
-from harness.records import MACRO, Check, GateResult, Side
+from harness.records import MACRO, Check, GateResult, Side, TaskRecord
 from reports.gate import append_summary, failed_junit, failed_summary, junit, summary
 
 ROOT = Path(__file__).parent.parent
@@ -452,6 +453,23 @@ def test_model_that_falls_back_to_one_letter_is_seen(tmp_path: Path) -> None:
     assert "letter_bias" not in {check.name for check in checks}
 
 
+def test_letter_bias_of_many_documents_fits_in_little_memory() -> None:
+    n, draw = 40_000, np.random.default_rng(5)
+    base = (draw.random(n) < 0.5).astype(float)
+    cand = np.where(draw.random(n) < 0.1, 1 - base, base)
+    named_so = "uz_lang", "uz_lang", "latin", "p1", "1.0"
+    record = TaskRecord(*named_so, n_shot=0, n=n, n_all=n, primary="acc", metrics={"acc": True}, output_type="")
+    letters = [*"ABCD"] * (n // 4)
+    asked = AskedTask(record, "", [""] * n, [f"{number}" for number in range(n)], {"acc": Scored(base, cand)}, letters)
+    tracemalloc.start()
+    check = named(artefact_checks([asked]), "letter_bias")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert check.verdict == "pass"
+    # All exchanges of all documents would be 640 MB.
+    assert peak < 150_000_000
+
+
 # ---------------------------------------------------------------- golden items
 
 
@@ -652,7 +670,9 @@ def test_everything_that_is_no_verdict_exits_3_and_says_so_in_the_files(
     # What an earlier gate left must not be read as this one's.
     (place / "gate.xml").write_text("<testsuites/>", encoding="utf-8")
     (place / "s.md").write_text("before\n", encoding="utf-8")
-    done = uzbench(place, "gate", "--junit", "gate.xml", "--summary=s.md", *arguments)
+    (place / "out").mkdir()
+    (place / "out" / "gate.json").write_text('{"verdict": "pass"}', encoding="utf-8")
+    done = uzbench(place, "gate", "--junit", "gate.xml", "--summary=s.md", "--out", "out", *arguments)
     assert done.returncode == 3
     assert done.stdout == ""
     assert said in done.stderr
@@ -661,6 +681,7 @@ def test_everything_that_is_no_verdict_exits_3_and_says_so_in_the_files(
     assert said in error.get("message")
     text = (place / "s.md").read_text(encoding="utf-8")
     assert text.startswith("before\n## Gate: no verdict\n")
+    assert not (place / "out" / "gate.json").exists()
     assert [path for path in place.iterdir() if path.suffix == ".part"] == []
 
 
@@ -710,7 +731,9 @@ def driven(place: Path, planted: str, *arguments: str) -> subprocess.CompletedPr
     ],
 )
 def test_bug_inside_the_gate_exits_3_with_its_traceback(place: Path, raised: str, kind: str) -> None:
-    planted = f"import sys, harness.gate\ndef broken(*_):\n    raise {raised}\nsys.modules['harness.gate'].decide = broken"
+    planted = (
+        f"import sys, harness.gate\ndef broken(*_):\n    raise {raised}\nsys.modules['harness.gate'].decide = broken"
+    )
     done = driven(place, planted, "gate", "base", "same", "--junit", "gate.xml", "--summary", "s.md")
     assert done.returncode == 3
     assert "Traceback (most recent call last)" in done.stderr

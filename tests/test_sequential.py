@@ -459,3 +459,12 @@ def test_task_that_a_look_asks_nothing_of_waits_for_the_next(tmp_path: Path, mon
     found, _ = asked_live(base, base.run.spec, WHOLE, out=tmp_path, progress=False)
     assert [name for name, numbers in wanted[0].items() if not numbers] == ["uz_qa_latin_p1"]
     assert found.looks == replayed(base, base, WHOLE).looks
+
+
+def test_further_prompts_that_a_base_was_asked_by_name_are_not_asked_again(tiny: Path, tmp_path: Path) -> None:
+    tasks = ("uz_sentiment", "uz_sentiment_cloze")
+    base = run(RunSpec(model=str(tiny), tasks=tasks, limit=8), out=tmp_path / "base", progress=False)[0]
+    policy = dataclasses.replace(WHOLE, allow_limited=True)
+    found, partial = asked_live(base, candidate_spec(base, None), policy, out=tmp_path, progress=False)
+    assert [task.lm_eval_task for task in partial.run.tasks] == ["uz_sentiment"]
+    assert found.share_asked == 1
