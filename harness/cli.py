@@ -522,6 +522,20 @@ def gate(
     rules = DEFAULT if policy is None else read_policy(policy)
     order = SEED if seed is None else seed
     to_ask = model is not None or adapter is not None
+    idle = [
+        option
+        for option, given in (
+            ("--quantization", quantization is not None),
+            ("--revision", revision is not None),
+            ("--gpus", gpus != "1"),
+            ("--mirror", mirror is not None),
+        )
+        if given and not to_ask
+    ]
+    if idle:
+        raise UsageError(f"{idle[0]} is for a candidate to ask: --sequential --model MODEL, or --adapter ADAPTER.")
+    if seed is not None and not sequential:
+        raise UsageError("--seed is of the order of a sequential gate: add --sequential.")
     if cand is not None and to_ask:
         raise UsageError(f"Either a run ({cand}) or a model to ask (--model, --adapter) is held against the base.")
     if to_ask and not sequential:

@@ -129,6 +129,8 @@ def test_sequential_gate_says_where_it_stopped(
         (["base", "--model", "x"], "add --sequential"),
         (["base", "same", "--sequential", "--adapter", "x"], "Either a run"),
         (["base", "--sequential", "--model", "./nowhere"], "nowhere"),
+        (["base", "same", "--gpus", "2"], "--gpus is for a candidate to ask"),
+        (["base", "base", "--seed", "2"], "add --sequential"),
     ],
 )
 def test_sequential_gate_needs_somebody_to_ask(

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from lxml import etree
 from markdown_it import MarkdownIt
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, norm
 from statsmodels.stats.multitest import multipletests
 from synthetic import Asked, Asker, made_run
 
@@ -78,6 +78,24 @@ def test_fall_that_chance_may_bring_and_the_margin_does_not_rule_out_is_inconclu
     assert verdict == "inconclusive"
     assert named(checks, "uz_topic").verdict == "pass"
     assert named(checks, MACRO).verdict == "inconclusive"
+
+
+def test_few_differences_prove_no_pass() -> None:
+    base, cand = np.ones(170), np.ones(170)
+    cand[:1] = 0.0
+    task = TaskPairs("uz_topic", "latin", "acc", base, cand, [""] * 170)
+    # A model that falls by 3 points loses one document of 170, or none, once in thirty times: that may pass.
+    assert binom.cdf(1, 170, 0.03) < 0.05
+    assert decide([task])[0] == "pass"
+    short = TaskPairs("uz_topic", "latin", "acc", base[:90], cand[:90], [""] * 90)
+    verdict, checks = decide([short])
+    (suite,) = (check for check in checks if check.kind == "suite")
+    # Of 90 it does one time in four, though the variance that is seen puts the bound above the margin.
+    assert binom.cdf(1, 90, 0.03) > 0.2
+    assert suite.bound is not None
+    assert suite.bound > -0.03
+    assert verdict == "inconclusive"
+    assert "too few answers differ" in suite.message
 
 
 def test_enough_documents_without_a_fall_pass() -> None:
