@@ -62,7 +62,10 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         code = app(args=list(arguments), standalone_mode=False, prog_name="uzbench")
     except UzBenchError as error:
-        print(f"uzbench: {error}", file=sys.stderr)
+        from reports.format import visible
+
+        # It may hold names from records and data, which are another's.
+        print(f"uzbench: {visible(str(error))}", file=sys.stderr)
         return error.exit_code
     except _CommandLineError as error:
         print(_usage_line(error), file=sys.stderr)

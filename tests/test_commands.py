@@ -170,3 +170,13 @@ def test_note_of_a_comparison_moves_no_cursor(tmp_path: Path, capsys: pytest.Cap
     said = capsys.readouterr().err
     assert "\x1b" not in said
     assert "⟨U+001B⟩[2J" in said
+
+
+def test_error_that_holds_names_of_others_moves_no_cursor(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = made_run(tmp_path / "hostile", Asked({"acc": [1.0, 0.0]}, task="uz_\x1b[2Jtopic\u202e"))
+    assert run_command(["compare", str(runs["base"]), str(hostile.path)]) == 2
+    said = capsys.readouterr().err
+    assert "⟨U+001B⟩[2Jtopic⟨U+202E⟩" in said
+    assert "\x1b" not in said
