@@ -62,10 +62,7 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         code = app(args=list(arguments), standalone_mode=False, prog_name="uzbench")
     except UzBenchError as error:
-        from reports.format import visible
-
-        # It may hold names from records and data, which are another's.
-        print(f"uzbench: {visible(str(error))}", file=sys.stderr)
+        print(_error_line(error), file=sys.stderr)
         return error.exit_code
     except _CommandLineError as error:
         print(_usage_line(error), file=sys.stderr)
@@ -93,7 +90,7 @@ def _run_gate(arguments: Sequence[str]) -> int:
             raise KeyboardInterrupt
         return done if isinstance(done, int) else EXIT_NO_VERDICT
     except UzBenchError as error:
-        kind, message, said = type(error).__name__, str(error), f"uzbench: {error}"
+        kind, message, said = type(error).__name__, str(error), _error_line(error)
     except _CommandLineError as error:
         kind, message, said = "UsageError", _usage_line(error), _usage_line(error)
     except (KeyboardInterrupt, typer.Abort):
@@ -153,7 +150,7 @@ def _no_verdict(arguments: Sequence[str], kind: str, message: str, details: str)
                 write(Path(path), text())
         except UzBenchError as error:
             # It may be what there is no verdict for.
-            failed += [f"uzbench: {error}"] if str(error) != message else []
+            failed += [_error_line(error)] if str(error) != message else []
         except Exception:
             failed.append(traceback.format_exc().rstrip())
     return failed
@@ -168,6 +165,13 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
         elif argument == name and place + 1 < len(arguments) and not arguments[place + 1].startswith("-"):
             found = arguments[place + 1]
     return found or None
+
+
+def _error_line(error: UzBenchError) -> str:
+    from reports.format import visible
+
+    # It may hold names from records and data, which are another's.
+    return f"uzbench: {visible(str(error))}"
 
 
 def _usage_line(error: Any) -> str:
@@ -433,7 +437,7 @@ def compare(
     from harness.files import write_json
     from harness.runs import open_run
     from harness.series import series as in_a_row
-    from reports.format import escape, for_terminal
+    from reports.format import for_terminal, visible
     from reports.html import write_page
     from reports.markdown import headline_table, render_series, write_report, write_series
 
@@ -445,7 +449,7 @@ def compare(
         if not json:
             for note in comparison.notes:
                 # A note holds names of tasks, which are another's.
-                print(for_terminal(escape(note)), file=sys.stderr)
+                print(visible(note), file=sys.stderr)
             print(for_terminal(headline_table(comparison)), file=sys.stderr)
         if json and out is None:
             continue
@@ -600,7 +604,7 @@ def leaderboard(
       uzbench leaderboard runs/BASE runs/TUNED --json
     """
     from harness.leaderboard import leaderboard as rank
-    from reports.format import escape, for_terminal
+    from reports.format import for_terminal, visible
     from reports.leaderboard import headline, write_leaderboard
 
     board = rank(runs, allow_limited=allow_limited)
@@ -610,7 +614,7 @@ def leaderboard(
         return
     for note in board.notes:
         # A note holds names of models.
-        print(for_terminal(escape(note)), file=sys.stderr)
+        print(visible(note), file=sys.stderr)
     print(for_terminal(headline(board)), file=sys.stderr)
     _print_paths(paths)
 

@@ -172,11 +172,12 @@ def test_note_of_a_comparison_moves_no_cursor(tmp_path: Path, capsys: pytest.Cap
     assert "⟨U+001B⟩[2J" in said
 
 
+@pytest.mark.parametrize(("command", "code"), [("compare", 2), ("gate", 3)])
 def test_error_that_holds_names_of_others_moves_no_cursor(
-    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, code: int
 ) -> None:
     hostile = made_run(tmp_path / "hostile", Asked({"acc": [1.0, 0.0]}, task="uz_\x1b[2Jtopic\u202e"))
-    assert run_command(["compare", str(runs["base"]), str(hostile.path)]) == 2
+    assert run_command([command, str(runs["base"]), str(hostile.path)]) == code
     said = capsys.readouterr().err
     assert "⟨U+001B⟩[2Jtopic⟨U+202E⟩" in said
     assert "\x1b" not in said
