@@ -5,7 +5,7 @@ Within an orthography runs pair by (task, prompt, doc_hash, occurrence); across 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 
@@ -55,7 +55,9 @@ def compare(base: RunLike, cand: RunLike, *, margin: float = MARGIN) -> Comparis
             if pairs.base.size:
                 compared.append(_compared(task.task, metric, name, pairs, margin, primary=(metric, name) == first))
             elif (metric, name) == first:
-                unscored.append(f"{_names([task.task.key])}: no document was scored in both runs; it is in no average.")
+                unscored.append(
+                    f"{task_name(task.task.key)}: no document was scored in both runs; it is in no average."
+                )
         for metric in task.task.corpus_metrics:
             each = _corpus_compared(task, metric, margin)
             compared += [each] if each is not None else []
@@ -89,6 +91,11 @@ class Pairs:
     cand: stats.Floats
     groups: list[str]
     n_unscored: int
+
+    def gained_lost(self, higher_is_better: bool) -> tuple[int, int]:
+        """How many documents did better, and how many worse."""
+        up, down = int((self.cand > self.base).sum()), int((self.cand < self.base).sum())
+        return (up, down) if higher_is_better else (down, up)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +153,37 @@ def pair(base: RunDirectory, cand: RunDirectory, *, partial: bool = False) -> Pa
     mine, theirs = ({task.key: task for task in run.run.tasks} for run in (base, cand))
     if partial and set(theirs) <= set(mine):
         mine = {key: mine[key] for key in mine if key in theirs}
-    if set(mine) != set(theirs):
-        missing = _names(set(mine) - set(theirs))
-        extra = _names(set(theirs) - set(mine))
-        parts = [f"only {base.path} has {missing}"] if missing else []
-        parts += [f"only {cand.path} has {extra}"] if extra else []
-        raise UnpairedError(f"The runs asked different tasks: {'; '.join(parts)}. Run the same --tasks for both.")
-    formats = base.run.spec.prompt_format, cand.run.spec.prompt_format
-    known = base.run.source == cand.run.source == "uzbench"
-    asked_differently = known and formats[0] != formats[1]
+    check_tasks(base, mine, cand, theirs)
+    differently = asked_differently(base, cand)
     firsts = {task.key for task in first_prompts(base.run.tasks)}
     tasks = []
+    for key in mine:
+        columns = base.columns[key], cand.columns[key]
+        order = _order(*columns, base, cand, partial)
+        if not differently:
+            _check_prompts(*columns, order)
+        tasks.append(PairedTask(*columns, order, key in firsts))
+    return Pairing(tasks, differently)
+
+
+def check_tasks(
+    base: RunDirectory,
+    mine: Mapping[TaskKey, TaskRecord],
+    cand: RunDirectory,
+    theirs: Mapping[TaskKey, TaskRecord],
+    which: str = "both",
+) -> None:
+    """Refuses runs whose records say that they asked something else.
+
+    which: what a message calls the runs, "both" or "all". Raises UnpairedError.
+    """
+    if set(mine) != set(theirs):
+        parts = [
+            f"only {run.path} has {listed(task_name(key) for key in keys)}"
+            for run, keys in ((base, set(mine) - set(theirs)), (cand, set(theirs) - set(mine)))
+            if keys
+        ]
+        raise UnpairedError(f"The runs asked different tasks: {'; '.join(parts)}. Run the same --tasks for {which}.")
     for key, task in mine.items():
         other = theirs[key]
         for what, one, two in (
@@ -166,15 +193,15 @@ def pair(base: RunDirectory, cand: RunDirectory, *, partial: bool = False) -> Pa
         ):
             if one != two:
                 raise UnpairedError(
-                    f"{_names([key])}: the {what} differs, {one} in {base.path} and {two} in {cand.path}. "
-                    "Run both with the same uzbench and options."
+                    f"{task_name(key)}: the {what} differs, {one} in {base.path} and {two} in {cand.path}. "
+                    f"Run {which} with the same uzbench and options."
                 )
-        columns = base.columns[key], cand.columns[key]
-        order = _order(*columns, base, cand, partial)
-        if not asked_differently:
-            _check_prompts(*columns, order)
-        tasks.append(PairedTask(*columns, order, key in firsts))
-    return Pairing(tasks, asked_differently)
+
+
+def asked_differently(one: RunDirectory, two: RunDirectory) -> bool:
+    """Whether both runs name the prompt format that they were asked in, and these differ."""
+    known = one.run.source == two.run.source == "uzbench"
+    return known and one.run.spec.prompt_format != two.run.spec.prompt_format
 
 
 def _order(one: Columns, two: Columns, base: RunDirectory, cand: RunDirectory, partial: bool) -> npt.NDArray[np.intp]:
@@ -184,7 +211,7 @@ def _order(one: Columns, two: Columns, base: RunDirectory, cand: RunDirectory, p
     only_base, only_cand = set(one.keys) - places.keys(), places.keys() - set(one.keys)
     if only_cand or (only_base and not partial):
         raise UnpairedError(
-            f"{_names([one.task.key])}: the documents differ (doc_hash): {len(only_base)} only in {base.path}, "
+            f"{task_name(one.task.key)}: the documents differ (doc_hash): {len(only_base)} only in {base.path}, "
             f"{len(only_cand)} only in {cand.path}. Run both with the same --limit and data."
         )
     return np.asarray([places.get(key, -1) for key in one.keys], dtype=np.intp)
@@ -198,19 +225,22 @@ def _check_prompts(one: Columns, two: Columns, order: npt.NDArray[np.intp]) -> N
     )
     if differing:
         raise UnpairedError(
-            f"{_names([one.task.key])}: the prompts differ (prompt_hash) on {differing} of {len(order)} documents, "
+            f"{task_name(one.task.key)}: the prompts differ (prompt_hash) on {differing} of {len(order)} documents, "
             "though neither run says that it was asked in another prompt format. Run both with the same "
             "--prompt-format, --shots and uzbench."
         )
 
 
-def _names(keys: Iterable[TaskKey]) -> str:
-    shown = sorted(
-        " ".join(
-            part for part in (key[0], key[1] if key[1] != "latin" else "", key[2] if key[2] != "p1" else "") if part
-        )
-        for key in keys
-    )
+def task_name(key: TaskKey) -> str:
+    """A task as a message names it: with its alphabet and prompt where these aren't the usual ones."""
+    task, orthography, prompt_id = key
+    parts = (task, orthography if orthography != "latin" else "", prompt_id if prompt_id != "p1" else "")
+    return " ".join(part for part in parts if part)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in one line, five at most."""
+    shown = sorted(names)
     return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 
 
@@ -222,8 +252,7 @@ def _compared(
 ) -> _Compared:
     found = stats.paired(pairs.base, pairs.cand, pairs.groups)
     higher = task.metrics.get(metric, True)
-    rises = pairs.cand > pairs.base if higher else pairs.cand < pairs.base
-    falls = pairs.cand < pairs.base if higher else pairs.cand > pairs.base
+    gained, lost = pairs.gained_lost(higher)
     row = Row(
         task=task.task,
         orthography=task.orthography,
@@ -241,8 +270,8 @@ def _compared(
         n_unscored=pairs.n_unscored,
         n_clusters=found.n_clusters,
         mde=found.mde,
-        gained=int(rises.sum()),
-        lost=int(falls.sum()),
+        gained=gained,
+        lost=lost,
         test=found.test,
         chance=task.chance if primary else None,
         higher_is_better=higher,
@@ -323,7 +352,7 @@ def _slice_rows(task: PairedTask) -> list[SliceRow]:
 def _slice_row(task: TaskRecord, by: str, name: str, pairs: Pairs) -> SliceRow:
     found = stats.paired(pairs.base, pairs.cand, pairs.groups)
     higher = task.metrics[task.primary]
-    up, down = int((pairs.cand > pairs.base).sum()), int((pairs.cand < pairs.base).sum())
+    gained, lost = pairs.gained_lost(higher)
     return SliceRow(
         task=task.task,
         orthography=task.orthography,
@@ -338,8 +367,8 @@ def _slice_row(task: TaskRecord, by: str, name: str, pairs: Pairs) -> SliceRow:
         p=found.p,
         n_pairs=len(pairs.groups),
         n_clusters=found.n_clusters,
-        gained=up if higher else down,
-        lost=down if higher else up,
+        gained=gained,
+        lost=lost,
         higher_is_better=higher,
     )
 
@@ -415,7 +444,7 @@ def provenance_notes(base: RunDirectory, cand: RunDirectory) -> list[str]:
     """What a reader should know of how two runs were asked, where it differs or is less than whole."""
     notes = []
     one, two = base.run.spec, cand.run.spec
-    if one.prompt_format != two.prompt_format and base.run.source == cand.run.source == "uzbench":
+    if asked_differently(base, cand):
         notes.append(
             f"Asked differently: the base in the format {one.prompt_format}, the candidate in {two.prompt_format}. "
             "Part of the difference is the format, not the model."

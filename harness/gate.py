@@ -72,6 +72,15 @@ class TaskPairs:
             return stats.one_sided(self.base, self.cand, self.groups)
         return stats.one_sided(self.cand, self.base, self.groups)
 
+    def least_variance(self, test: stats.OneSided, margin: float) -> float:
+        """The variance of the mean difference that a fall by a margin brings at least.
+
+        Few differences say little of how much they vary, and such a fall changes that share of the documents: those
+        without a difference are taken to vary as much as they would then. test: as `tested` gives it.
+        """
+        same = float((self.base == self.cand).mean())
+        return same * margin * (1 - margin) / test.n_clusters
+
 
 def gate(base: RunLike, cand: RunLike, policy: Policy = DEFAULT) -> GateResult:
     """Decides whether a candidate may take its base's place.
@@ -157,7 +166,7 @@ def _family(orthography: str, tasks: Sequence[TaskPairs], rules: Sequence[TaskRu
     adjusted = stats.holm([test.p for test in family])
     nothing = "no document was scored in both runs"
     if family:
-        yield _suite(orthography, scored, family[-1], adjusted[-1], policy)
+        yield _suite(orthography, scored, tests, family[-1], adjusted[-1], policy)
     else:
         yield Check("suite", MACRO, orthography, "inconclusive", nothing, limit=policy.margin)
     of_tests = iter(zip(tests, adjusted, strict=False))
@@ -185,13 +194,18 @@ def _family(orthography: str, tasks: Sequence[TaskPairs], rules: Sequence[TaskRu
 
 
 def _suite(
-    orthography: str, tasks: Sequence[TaskPairs], found: stats.OneSided, p_adjusted: float, policy: Policy
+    orthography: str,
+    tasks: Sequence[TaskPairs],
+    tests: Sequence[stats.OneSided],
+    found: stats.OneSided,
+    p_adjusted: float,
+    policy: Policy,
 ) -> Check:
     bound = _bound(found, policy)
     if _fell(found, p_adjusted, policy.min_effect, policy):
         verdict, message = "regression", _said_fall(found, p_adjusted, policy.min_effect)
     else:
-        verdict, message = _held(found, tasks, policy.margin, policy)
+        verdict, message = _held(found, tasks, tests, policy.margin, policy)
     # Of a metric where less is better, what it lacks of 1 counts.
     values = [
         [float(scores.mean()) if task.higher_is_better else 1 - float(scores.mean()) for task, scores in side]
@@ -227,7 +241,7 @@ def _task(task: TaskPairs, rule: TaskRule, found: stats.OneSided, p_adjusted: fl
         verdict, message = "regression", _said_fall(found, p_adjusted, min_effect)
     elif rule.margin is not None:
         limit = rule.margin
-        verdict, message = _held(found, [task], rule.margin, policy)
+        verdict, message = _held(found, [task], [found], rule.margin, policy)
     return Check(
         kind="task",
         name=task.name,
@@ -251,17 +265,22 @@ def _bound(found: stats.OneSided, policy: Policy) -> float:
     return found.lower if policy.alpha == stats.ALPHA else found.bound(policy.alpha)
 
 
-def _held(found: stats.OneSided, tasks: Sequence[TaskPairs], margin: float, policy: Policy) -> tuple[str, str]:
+def _held(
+    found: stats.OneSided,
+    tasks: Sequence[TaskPairs],
+    tests: Sequence[stats.OneSided],
+    margin: float,
+    policy: Policy,
+) -> tuple[str, str]:
     """Whether a fall by a margin is ruled out, and how that is said.
 
-    Few differences say little of how much they vary, and a fall by the margin changes that share of the documents at
-    least. So the bound has to hold, too, where those without a difference vary as much as they would then. Runs that
-    differ nowhere pass.
+    found: of the mean over the tasks, tests: of each. The bound has to hold, too, with the least variance that a fall
+    by the margin would bring. Runs that differ nowhere pass.
     """
     bound = cautious = _bound(found, policy)
     if found.stderr:
-        least = sum(float((task.base == task.cand).mean()) / _n_clusters(task) for task in tasks)
-        stderr = float(np.sqrt(least * margin * (1 - margin))) / len(tasks)
+        least = sum(task.least_variance(test, margin) for task, test in zip(tasks, tests, strict=True))
+        stderr = float(np.sqrt(least)) / len(tasks)
         cautious = min(bound, replace(found, stderr=stderr).bound(policy.alpha))
     if cautious > -margin:
         return "pass", f"a fall of {margin:.3f} or more is ruled out: it is above {bound:+.3f}"
@@ -271,10 +290,6 @@ def _held(found: stats.OneSided, tasks: Sequence[TaskPairs], margin: float, poli
         "inconclusive",
         f"a fall of {margin:.3f} or more isn't ruled out: all that is sure is {bound:+.3f} or better",
     )
-
-
-def _n_clusters(task: TaskPairs) -> int:
-    return int(stats.clusters(task.groups).max()) + 1
 
 
 def _fell(found: stats.OneSided, p_adjusted: float, min_effect: float, policy: Policy) -> bool:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from harness import provenance, stats
 from harness.columns import Columns, TaskKey
+from harness.comparison import asked_differently, check_tasks, listed, task_name
 from harness.errors import UnpairedError, UsageError
 from harness.metrics import first_prompts
 from harness.records import MACRO, Leaderboard, Side, Standing, TaskRecord, digest
@@ -58,9 +59,13 @@ def leaderboard(runs: Sequence[RunLike], *, allow_limited: bool = False) -> Lead
     for table in _tables(opened):
         silent = [names[at] for at in np.flatnonzero(np.isnan(table.scores).all(axis=0))]
         if silent:
-            unranked.append(f"{_named(table.task.key)}: nothing of {_list(silent)} was scored; the task isn't ranked.")
+            unranked.append(
+                f"{task_name(table.task.key)}: nothing of {listed(silent)} was scored; the task isn't ranked."
+            )
         elif np.isnan(table.scores).any(axis=1).all():
-            unranked.append(f"{_named(table.task.key)}: no document was scored for every model; the task isn't ranked.")
+            unranked.append(
+                f"{task_name(table.task.key)}: no document was scored for every model; the task isn't ranked."
+            )
         else:
             boards.append(_board(table))
     if not boards:
@@ -149,41 +154,21 @@ def _check_runs(runs: Sequence[RunDirectory], allow_limited: bool) -> None:
     limited = [str(run.path) for run in runs if run.run.limited]
     if limited and not allow_limited:
         raise UsageError(
-            f"Limited, asked on a part of the documents: {_list(limited)}. "
+            f"Limited, asked on a part of the documents: {listed(limited)}. "
             "Run the tasks whole, or rank all the same with: --allow-limited"
         )
 
 
 def _check_tasks(runs: Sequence[RunDirectory]) -> None:
-    """Refuses runs whose records say that they asked something else."""
-    base = runs[0]
+    base, *others = runs
     mine = {task.key: task for task in first_prompts(base.run.tasks)}
-    for run in runs[1:]:
-        theirs = {task.key: task for task in first_prompts(run.run.tasks)}
-        if set(mine) != set(theirs):
-            parts = [
-                f"only {path} has {_list([_named(key) for key in keys])}"
-                for path, keys in ((base.path, set(mine) - set(theirs)), (run.path, set(theirs) - set(mine)))
-                if keys
-            ]
-            raise UnpairedError(f"The runs asked different tasks: {'; '.join(parts)}. Run the same --tasks for all.")
-        for key, task in mine.items():
-            other = theirs[key]
-            for what, one, two in (
-                ("version", task.version, other.version),
-                ("number of shots", task.n_shot, other.n_shot),
-                ("primary metric", task.primary, other.primary),
-            ):
-                if one != two:
-                    raise UnpairedError(
-                        f"{_named(key)}: the {what} differs, {one} in {base.path} and {two} in {run.path}. "
-                        "Run all with the same uzbench and options."
-                    )
+    for run in others:
+        check_tasks(base, mine, run, {task.key: task for task in first_prompts(run.run.tasks)}, which="all")
 
 
 def _places(base: Columns, columns: Columns, base_run: RunDirectory, run: RunDirectory) -> Ints:
     """Of each document of a run its place in the first run."""
-    name = _named(base.task.key)
+    name = task_name(base.task.key)
     # The same metric, by _check_tasks; None where nothing was scored.
     filters = [primary[1] for primary in (base.primary(), columns.primary()) if primary is not None]
     if len(set(filters)) > 1:
@@ -211,17 +196,12 @@ def _check_prompts(key: TaskKey, prompts: Ints, runs: Sequence[RunDirectory]) ->
     for one, two in combinations(range(len(runs)), 2):
         # A record without prompt hashes can't be held to them.
         n_differing = int(((prompts[one] != prompts[two]) & (prompts[one] != 0) & (prompts[two] != 0)).sum())
-        if n_differing and not _asked_differently(runs[one], runs[two]):
+        if n_differing and not asked_differently(runs[one], runs[two]):
             raise UnpairedError(
-                f"{_named(key)}: the prompts differ (prompt_hash) on {n_differing} of {prompts.shape[1]} documents "
+                f"{task_name(key)}: the prompts differ (prompt_hash) on {n_differing} of {prompts.shape[1]} documents "
                 f"between {runs[one].path} and {runs[two].path}, though they don't say that they were asked in "
                 "different prompt formats. Run both with the same --prompt-format, --shots and uzbench."
             )
-
-
-def _asked_differently(one: RunDirectory, two: RunDirectory) -> bool:
-    known = one.run.source == two.run.source == "uzbench"
-    return known and one.run.spec.prompt_format != two.run.spec.prompt_format
 
 
 # Ranking.
@@ -475,22 +455,22 @@ def _notes(runs: Sequence[RunDirectory], names: Sequence[str], boards: Sequence[
         (run.run.spec.prompt_format, name) for run, name in zip(runs, names, strict=True) if run.run.source == "uzbench"
     )
     if len(formats) > 1:
-        asked = "; ".join(f"{_list(each)} in the format {name}" for name, each in formats.items())
+        asked = "; ".join(f"{listed(each)} in the format {name}" for name, each in formats.items())
         notes.append(f"Asked differently: {asked}. Part of a difference is the format, not the model.")
     limited = [name for run, name in zip(runs, names, strict=True) if run.run.limited]
     if limited:
-        notes.append(f"Limited: {_list(limited)} asked on a part of the documents.")
+        notes.append(f"Limited: {listed(limited)} asked on a part of the documents.")
     keys = _by((run.run.model_key, name) for run, name in zip(runs, names, strict=True) if run.run.source == "uzbench")
-    notes += [f"Runs of the same model: {_list(each)}." for each in keys.values() if len(each) > 1]
+    notes += [f"Runs of the same model: {listed(each)}." for each in keys.values() if len(each) > 1]
     kinds = _by((run.run.spec.quantization, name) for run, name in zip(runs, names, strict=True))
     if len(kinds) > 1:
-        notes.append(f"Quantized differently: {'; '.join(f'{_list(each)} {kind}' for kind, each in kinds.items())}.")
+        notes.append(f"Quantized differently: {'; '.join(f'{listed(each)} {kind}' for kind, each in kinds.items())}.")
     for board in boards:
-        name = _named((board.task, board.orthography, "p1"))
+        name = task_name((board.task, board.orthography, "p1"))
         unscored = [f"{model} {count}" for model, count in zip(names, board.n_unscored, strict=True) if count]
         if unscored:
             notes.append(
-                f"{name}: unscored documents ({_list(unscored)} of {board.n_documents}). A score is over the model's "
+                f"{name}: unscored documents ({listed(unscored)} of {board.n_documents}). A score is over the model's "
                 "own scored documents; rank intervals are over those that all models have scored, wins and losses "
                 "over those that both have."
             )
@@ -498,12 +478,12 @@ def _notes(runs: Sequence[RunDirectory], names: Sequence[str], boards: Sequence[
             notes.append(f"{name}: fewer than {MIN_CLUSTERS} independent documents; they can't tell ranks apart.")
     families = Counter(board.orthography for board in boards)
     lower = [
-        _named((board.task, board.orthography, "p1"))
+        task_name((board.task, board.orthography, "p1"))
         for board in boards
         if not board.higher_is_better and families[board.orthography] > 1
     ]
     if lower:
-        notes.append(f"In the macro average {_list(lower)}, where less is better, enters as 1 - score.")
+        notes.append(f"In the macro average {listed(lower)}, where less is better, enters as 1 - score.")
     return notes
 
 
@@ -516,14 +496,3 @@ def _by(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def _of(groups: list[str], chosen: npt.NDArray[np.bool_]) -> list[str]:
     return groups if chosen.all() else [groups[at] for at in np.flatnonzero(chosen)]
-
-
-def _named(key: TaskKey) -> str:
-    task, orthography, prompt_id = key
-    parts = (task, orthography if orthography != "latin" else "", prompt_id if prompt_id != "p1" else "")
-    return " ".join(part for part in parts if part)
-
-
-def _list(names: Iterable[str]) -> str:
-    shown = sorted(names)
-    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")

@@ -233,8 +233,7 @@ def _fallen(seen: Seen, shares: tuple[float, ...], number: int, policy: Policy) 
 def p_margin(tasks: Sequence[TaskPairs], tests: Sequence[stats.OneSided], margin: float) -> float:
     """One-sided p that the mean over tasks fell by the margin or more; small where it did not.
 
-    tests: of each task. Few differences say little of how much they vary, and a fall by the margin changes that share
-    of the documents at least: those without a difference are taken to vary as much as they would then.
+    tests: of each task. No task is taken to vary less than a fall by the margin would make it.
     """
     from scipy.stats import norm, t
 
@@ -245,8 +244,7 @@ def p_margin(tasks: Sequence[TaskPairs], tests: Sequence[stats.OneSided], margin
         return _p_untouched(sizes, margin)
     variance = 0.0
     for task, test in zip(tasks, tests, strict=True):
-        same = float((task.base == task.cand).mean())
-        variance += max((test.stderr or 0.0) ** 2, same * margin * (1 - margin) / test.n_clusters)
+        variance += max((test.stderr or 0.0) ** 2, task.least_variance(test, margin))
     statistic = (float(np.mean([test.delta for test in tests])) + margin) * len(tests) / math.sqrt(variance)
     degrees = sum(sizes) - 1
     return float(t.sf(statistic, degrees) if degrees < 1000 else norm.sf(statistic))

@@ -22,7 +22,6 @@ Cells = npt.NDArray[np.intp]
 RESAMPLES = 9999
 SEED = 20260922
 ALPHA = 0.05
-POWER = 0.8
 POWER_TWO_SIDED, POWER_ONE_SIDED = 1.96 + 0.84, 1.64 + 0.84
 EXACT_FLIPS = 13
 """Clusters up to which all sign flips are counted: 2^13 are fewer than RESAMPLES."""
