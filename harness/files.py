@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,34 @@ def atomic_writer(path: Path) -> Iterator[IO[str]]:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A directory to fill, which takes its name, and the place of an older one, only when it is whole.
+
+    Raises DiskFullError when the device is full; the old directory, if any, stays.
+    """
+    path = Path(path)
+    with disk_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        old = part.with_suffix(".old")
+        try:
+            yield part
+            part.chmod(0o777 & ~_umask())  # mkdtemp's are private.
+            # No call replaces a directory that isn't empty: the old one steps aside for the new.
+            if path.exists():
+                os.replace(path, old)
+            try:
+                os.replace(part, path)
+            except OSError:
+                if old.exists():
+                    os.replace(old, path)
+                raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -1,4 +1,4 @@
-"""What an adapter says of itself: the file that training leaves beside its weights.
+"""What an adapter, or full weights made of one, says of itself: the file that lies beside the weights.
 
 `uzbench run --adapter` reads it: an adapter is asked in the prompt format it was trained in, on the base it
 was trained on, quantized as it was trained. (An adapter made on an NF4 base and put on the float32 base
@@ -47,6 +47,61 @@ class Manifest(Record):
     git_commit: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference(Record):
+    """How far the logits of two models are apart, over n positions of the same texts.
+
+    largest, mean: of the absolute differences. kl: mean Kullback-Leibler divergence in nats.
+    same_argmax: share of the positions in [0,1] where both would go on with the same token.
+    """
+
+    n: int
+    largest: float
+    mean: float
+    kl: float
+    same_argmax: float
+
+
+@dataclass(frozen=True, slots=True)
+class Merged(Record):
+    """How full weights were made of an adapter and its base.
+
+    quantization: of the base, as the adapter was trained on it; the weights themselves are in dtype.
+    difference: between the adapter on its base and these weights as they were read back. explained: the mean
+    difference that rounding alone makes. trained: the adapter's own manifest, None where it had none.
+    """
+
+    adapter: str
+    adapter_digest: str
+    base_model: str
+    base_revision: str | None
+    base_digest: str
+    quantization: str
+    dtype: str
+    difference: Difference
+    explained: float
+    created: str
+    trained: Manifest | None = None
+    notes: tuple[str, ...] = ()
+    git_commit: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def write_merged(directory: Path, merged: Merged) -> Path:
+    """Writes the manifest of full weights into their directory; returns its path."""
+    return write_json(directory / MANIFEST, {"merged_from": merged.to_dict()})
+
+
+def read_merged(directory: Path) -> Merged | None:
+    """The manifest of full weights that were made of an adapter, or None where a directory has no such.
+
+    Raises RecordError, DataError.
+    """
+    path = directory / MANIFEST
+    made = read_json(path).get("merged_from") if path.is_file() else None
+    return None if made is None else Merged.from_dict(made)
 
 
 def write_manifest(adapter: Path, manifest: Manifest) -> Path:

@@ -146,7 +146,7 @@ class ModelServer:
                 trust_remote_code=spec.trust_remote_code,
             )
         for name, adapter in adapters.items():
-            model = _with_adapter(model, name, adapter, by_engine=served(spec, model.config))
+            model = with_adapter(model, name, adapter, by_engine=served(spec, model.config))
         model.eval()
         self._model = model
         self._adapters = tuple(adapters)
@@ -190,7 +190,11 @@ def _give_back_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _with_adapter(model: Any, name: str, adapter: Located, *, by_engine: bool) -> Any:
+def with_adapter(model: Any, name: str, adapter: Located, *, by_engine: bool = False) -> Any:
+    """A base, or a base that has adapters, with one more.
+
+    by_engine: the engine will call the base's own layers. Raises ModelError.
+    """
     from peft import PeftModel
     from safetensors import SafetensorError
 
