@@ -82,13 +82,17 @@ def read_rows(path: Path | str) -> list[Row]:
         raise DataError(path, "no such file. Try: data=FILE.jsonl") from None
     except IsADirectoryError:
         raise DataError(path, "a directory, where a JSONL file was expected") from None
-    rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    rows = [read_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise DataError(path, "empty, expected one JSON object a line")
     return rows
 
 
-def _row(path: Path, number: int, line: bytes) -> Row:
+def read_row(path: Path, number: int, line: bytes) -> Row:
+    """The row of one line. path, number: for messages.
+
+    Raises DataError with line and reason.
+    """
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
