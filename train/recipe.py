@@ -27,45 +27,77 @@ from harness.records import QUANTIZATIONS, Record
 PROMPT_FORMATS = ("alpaca", "plain")
 """Formats that can be trained: `chat` would need the roles that a tokenizer's own template puts around it."""
 
+METHODS = ("sft", "dpo")
 DTYPES = ("auto", "float32", "bfloat16")
+TRACKERS = ("tensorboard", "wandb", "trackio")
 SCHEDULES = ("linear", "cosine", "constant")
 ALL_LINEAR = "all-linear"
+
+BASES = (*QUANTIZATIONS, "fp8")
+"""How the frozen base may be kept: what evaluation knows, and fp8, which needs a GPU that multiplies it."""
+
+_LISTS = ("lora_targets", "allow_overlap", "eval_tasks", "trackers")
+"""Keys that take a list; one name may stand alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe(Record):
     """One training run.
 
+    What it is made of
     model: directory, packaged model's name or hub id of the base. revision: hub commit or branch.
-    data: JSONL file of instruction, input and output.
+    adapter: of that base, to go on from; none starts a new one.
+    data: JSONL of instruction, input and output (sft), or of prompt, chosen and rejected (dpo).
     out: directory that the adapter takes, whole or not at all.
+    method: sft learns the answers given, dpo to prefer one answer to another (Rafailov 2023).
     prompt_format: how a row is written out, and how the adapter is asked later.
-    quantization: of the frozen base; fewer bits take less memory and lose some precision.
+    allow_overlap: tasks whose items may stand in the data; rows that hold any other task's are refused.
+
+    The base
+    quantization: of the frozen base: none, int8, nf4 or fp8; fewer bits take less memory and lose some precision.
     dtype: of arithmetic; auto is float32 on a CPU and bfloat16 on a GPU.
+
+    How much, how fast
     max_length: tokens a row may have, prompt, answer and end token; a longer row is dropped, never cut.
     epochs: passes over the data, fractions allowed; more learn it better and generalise worse.
     max_steps: optimizer steps to stop at instead, 0 for by epochs.
-    batch_size: rows computed at once; more take more memory.
-    gradient_accumulation: batches summed into one optimizer step; its rows are the product of the two.
+    batch_size, gradient_accumulation: an optimizer step takes their product of rows, however they are computed.
     learning_rate: the schedule's highest. warmup_ratio: share of steps in [0,1) on which it rises to that.
     schedule: how it falls from there to 0 (linear, cosine), or that it stays (constant).
     weight_decay: pull of the LoRA weights to 0 at each step.
     max_grad_norm: a longer gradient is scaled down to it, 0 for never.
+    beta: of dpo; more keeps closer to the model that it starts from.
+
+    The adapter
     lora_rank: inner width of the adapter; more learns more and weighs more.
     lora_alpha: the adapter counts alpha / rank times; more learns faster and less steadily.
     lora_dropout: share of the adapter's inputs in [0,1) that is set to 0 at random.
     lora_targets: names of the linear layers that get an adapter, or all-linear: all but the output head.
-    gradient_checkpointing: computes activations twice, to keep fewer in memory; about 30 % slower.
-    packing: several rows in one sequence; refused for now.
+
+    The machine
+    micro_batch_tokens: tokens computed at once, 0 for found by measuring; more take more memory.
+    recompute_layers: layers whose activations are computed twice instead of kept, -1 for as memory demands.
+    memory_gib: of the GPU, at most so much of it is taken; 0 for all that is free.
     seed: of the LoRA weights, the order of rows and dropout.
     save_steps: optimizer steps between checkpoints; a kill loses at most so many.
+    keep_checkpoints: how many are kept, the newest.
+    usd_per_hour: price of the machine, for the cost in manifest and card; 0 for unknown.
+
+    On the way
+    eval_steps: optimizer steps between evaluations on tasks, 0 for never.
+    eval_tasks: tasks and groups, as uzbench run takes them. eval_limit: documents of each, 0 for all.
+    early_stop: evaluations in a row without a better score before it stops, 0 for never; the best adapter is left.
+    trackers: where losses and scores go beside the terminal: tensorboard, wandb, trackio, where installed.
     """
 
     model: str
     data: str
     out: str
     revision: str | None = None
+    adapter: str | None = None
+    method: str = "sft"
     prompt_format: str = "alpaca"
+    allow_overlap: tuple[str, ...] = ()
     quantization: str = "none"
     dtype: str = "auto"
     max_length: int = 1024
@@ -78,14 +110,23 @@ class Recipe(Record):
     schedule: str = "cosine"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    beta: float = 0.1
     lora_rank: int = 16
     lora_alpha: float = 32.0
     lora_dropout: float = 0.0
     lora_targets: tuple[str, ...] = (ALL_LINEAR,)
-    gradient_checkpointing: bool = False
-    packing: bool = False
+    micro_batch_tokens: int = 0
+    recompute_layers: int = -1
+    memory_gib: float = 0.0
     seed: int = 1234
     save_steps: int = 100
+    keep_checkpoints: int = 2
+    usd_per_hour: float = 0.0
+    eval_steps: int = 0
+    eval_tasks: tuple[str, ...] = ("uz_core",)
+    eval_limit: int = 0
+    early_stop: int = 0
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (
@@ -95,6 +136,10 @@ class Recipe(Record):
             "weight_decay",
             "max_grad_norm",
             "lora_alpha",
+            "lora_dropout",
+            "beta",
+            "usd_per_hour",
+            "memory_gib",
         ):
             # 3 and 3.0 are one recipe: a resumed run is known by its digest.
             object.__setattr__(self, name, float(getattr(self, name)))
@@ -102,27 +147,34 @@ class Recipe(Record):
             if not getattr(self, name).strip():
                 raise UsageError(f"{name} is empty. Try: {name}=PATH")
         _one_of("prompt_format", self.prompt_format, PROMPT_FORMATS)
-        _one_of("quantization", self.quantization, QUANTIZATIONS)
+        _one_of("method", self.method, METHODS)
+        _one_of("quantization", self.quantization, BASES)
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("schedule", self.schedule, SCHEDULES)
-        for name in ("batch_size", "gradient_accumulation", "lora_rank", "save_steps"):
+        for name in ("batch_size", "gradient_accumulation", "lora_rank", "save_steps", "keep_checkpoints"):
             self._check(name, getattr(self, name) >= 1, "1 or more")
         self._check("max_length", self.max_length >= 8, "8 tokens or more")
-        for name in ("max_steps", "seed"):
+        for name in ("max_steps", "seed", "micro_batch_tokens", "eval_steps", "eval_limit", "early_stop"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("epochs", "learning_rate", "lora_alpha"):
+        self._check("recompute_layers", self.recompute_layers >= -1, "-1 (as memory demands), 0 or more")
+        for name in ("epochs", "learning_rate", "lora_alpha", "beta"):
             self._check(name, 0 < getattr(self, name) < math.inf, "a number above 0")
-        for name in ("weight_decay", "max_grad_norm"):
+        for name in ("weight_decay", "max_grad_norm", "usd_per_hour", "memory_gib"):
             self._check(name, 0 <= getattr(self, name) < math.inf, "a number of 0 or more")
         for name in ("warmup_ratio", "lora_dropout"):
             self._check(name, 0 <= getattr(self, name) < 1, "a fraction of at least 0 and below 1")
         targets = self.lora_targets
         named = isinstance(targets, tuple) and len(targets) > 0 and ALL_LINEAR not in targets
         self._check("lora_targets", named or targets == (ALL_LINEAR,), f"({ALL_LINEAR!r},) or layers' names")
-        if self.packing:
-            # Under SDPA packed rows see each other once a mask is passed or a cache kept (|Δlogit| 19, where
-            # 3e-5 is noise), and packing changes what a step is: 32 bins of 1024 tokens hold some 128 rows.
-            raise UsageError("packing=true isn't possible yet; rows of like length share a batch. Try: packing=false")
+        for tracker in self.trackers:
+            _one_of("trackers", tracker, TRACKERS)
+        if self.early_stop and not self.eval_steps:
+            raise UsageError("early_stop needs evaluations to look at. Try: eval_steps=100")
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimizer step."""
+        return self.batch_size * self.gradient_accumulation
 
     def _check(self, name: str, good: bool, expected: str) -> None:
         if not good:
@@ -147,8 +199,9 @@ def read_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
         if not equals:
             raise UsageError(f"{override!r} isn't of the form key=value. Try: {override}=VALUE")
         values[key.strip()] = _yaml_value(key.strip(), text)
-    if isinstance(values.get("lora_targets"), str):
-        values["lora_targets"] = [values["lora_targets"]]
+    for name in _LISTS:
+        if isinstance(values.get(name), str):
+            values[name] = [values[name]]
     if isinstance(values.get("data"), str):
         beside = path.parent / values["data"]
         if beside.is_file():

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from lm_eval.api.instance import Instance
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from harness.engine.identity import Located, locate_model
 from harness.engine.jobs import EnginePlanner
@@ -38,21 +38,11 @@ from harness.engine.lm import EngineLM, HFBackend
 from harness.engine.load import CPU_BYTES, measured_budget, quantization_config, resolved_dtype
 from harness.engine.plan import Batch, Part, Unit, plan
 from harness.engine.pool import ServerPool
+from harness.engine.shapes import LONGEST, SHAPES, matmul_flops, random_model
 from harness.engine.tokens import Encoder
 from harness.engine.tree import Tokens, tokens
 from harness.errors import UzBenchError
 from harness.records import QUANTIZATIONS, RunSpec
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {"model_type": "llama", "vocab_size": 4096, "hidden_size": 128, "intermediate_size": 256,
-             "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2},
-    "mistral-7b": {"model_type": "mistral", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
-                   "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-                   "sliding_window": None},
-}  # fmt: skip
-"""Shapes of random weights; all take 32,768 positions."""
-
-LONGEST = 32768
 
 Document = tuple[Tokens, list[Tokens]]
 """A context and its choices."""
@@ -106,7 +96,7 @@ class Bench:
         free = torch.cuda.mem_get_info()[0] if self.device.type == "cuda" else CPU_BYTES
         budget = measured_budget(RunSpec(model="bench", dtype=options.dtype), self.config, self.device.type, free)
         self.budget = replace(budget, tokens=options.budget) if options.budget else budget
-        self.flops = _flops(self.device, self.dtype)
+        self.flops = matmul_flops(self.device, self.dtype)
 
     def _model(self) -> tuple[Any, Any]:
         options = self.options
@@ -117,13 +107,8 @@ class Bench:
                 path, dtype=self.dtype, quantization_config=quantization, device_map={"": self.device}
             )
             return model.eval(), AutoTokenizer.from_pretrained(path)
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(**SHAPES[options.shape], max_position_embeddings=LONGEST)
-        with self.device:
-            model = AutoModelForCausalLM.from_config(config, dtype=self.dtype).eval()
-        if quantization is not None:
-            _quantize(model, options.quantization, self.dtype)
-        return model, _word_tokenizer(config.vocab_size)
+        model = random_model(options.shape, self.dtype, options.quantization, self.device)
+        return model, _word_tokenizer(model.config.vocab_size)
 
     # What is asked.
 
@@ -363,40 +348,6 @@ def _differences(
     return (
         f"same choice {same} of {len(documents)}, same greedy flag {flags} of {len(pairs)}, largest |Δ| {largest:.2g}"
     )
-
-
-def _flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product."""
-    size, repeats = (8192, 10) if device.type == "cuda" else (2048, 3)
-    one, two = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    seconds = []
-    for n in (1, repeats):
-        start = time.perf_counter()
-        for _ in range(n):
-            product = one @ two
-        product[0, 0].item()  # waits for it
-        seconds.append((time.perf_counter() - start) / n)
-    return 2 * size**3 / seconds[-1]
-
-
-def _quantize(model: Any, kind: str, dtype: torch.dtype) -> None:
-    """Makes the layers' products int8, or NF4 with double quantization, as bitsandbytes loads them."""
-    import bitsandbytes as bnb
-
-    for parent in list(model.model.layers.modules()):
-        for name, module in list(parent.named_children()):
-            if type(module) is not torch.nn.Linear:
-                continue
-            size, device, weight = (module.in_features, module.out_features), module.weight.device, module.weight.data
-            made: torch.nn.Module
-            if kind == "int8":
-                made = bnb.nn.Linear8bitLt(*size, bias=False, has_fp16_weights=False, device="meta")
-                # What is on a GPU already would stay as it is: moving there is what quantizes.
-                made.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
-            else:
-                made = bnb.nn.Linear4bit(*size, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta")
-                made.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
-            setattr(parent, name, made.to(device))
 
 
 def _word_tokenizer(vocab_size: int) -> Any:
