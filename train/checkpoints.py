@@ -23,7 +23,9 @@ STATE, TENSORS = "state.json", "state.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save(folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, log: Mapping[str, Any], keep: int) -> Path:
+def save(
+    folder: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, log: Mapping[str, Any], keep: int
+) -> Path:
     """Writes checkpoint-<step> into a folder, then lets go of all but the newest `keep`; returns its path.
 
     Raises OSError, SafetensorError where the disk is full; earlier checkpoints are as they were.

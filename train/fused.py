@@ -270,9 +270,7 @@ class Float8Product(Product):
     def _scaled(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         eighth, scales = kernels.quantize_fp8(x)
         columns = self._scale.expand(1, len(weight)).contiguous()
-        return torch._scaled_mm(
-            eighth, weight.t(), scales, columns, out_dtype=torch.bfloat16, use_fast_accum=True
-        )
+        return torch._scaled_mm(eighth, weight.t(), scales, columns, out_dtype=torch.bfloat16, use_fast_accum=True)
 
 
 def _adapter(layer: Any) -> _Adapter | None:
@@ -487,6 +485,7 @@ class FusedLearner:
         kind, scratch, places = Float8Product if fp8 else Product, {}, iter(range(10**6))
         blocks: list[tuple[_Block, _Block]] = []
         for number, layer in enumerate(self._decoder.layers):
+
             def product(layers: Sequence[Any]) -> Product:
                 return kind(layers, scratch, next(places))
 

@@ -105,9 +105,7 @@ class Loop:
         )  # fmt: skip
         self.team = team or Team()
         self.lengths = [len(row.ids) for row in data.rows]
-        self.schedule = Schedule(
-            len(data.rows), recipe.rows_per_step, recipe.epochs, recipe.max_steps, recipe.seed
-        )
+        self.schedule = Schedule(len(data.rows), recipe.rows_per_step, recipe.epochs, recipe.max_steps, recipe.seed)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -183,9 +181,7 @@ class Loop:
                 "losses": self.log.losses,
                 "scores": self.log.scores,
             }
-            checkpoints.save(
-                self.folder, self.step, self.model, self.optimizer, log, self.recipe.keep_checkpoints
-            )
+            checkpoints.save(self.folder, self.step, self.model, self.optimizer, log, self.recipe.keep_checkpoints)
         self.team.wait()
 
     def learning_rate(self, step: int) -> float:

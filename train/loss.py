@@ -27,10 +27,8 @@ class _Loss(torch.autograd.Function):
         wide = hidden.is_cuda and hidden.dtype != torch.float32
         for start in range(0, len(hidden), at_once):
             some, wanted = hidden[start : start + at_once], targets[start : start + at_once, None]
-            if wide:
-                logits = torch.mm(some, weight.t(), out_dtype=torch.float32)  # (n, V), not rounded on the way
-            else:
-                logits = (some @ weight.t()).float()
+            # (n, V), not rounded on the way to float32
+            logits = torch.mm(some, weight.t(), out_dtype=torch.float32) if wide else (some @ weight.t()).float()
             if bias is not None:
                 logits += bias
             if cap is not None:

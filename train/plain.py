@@ -39,7 +39,6 @@ class PlainLearner:
         self._recompute = layers
         self._model.train()
         if not layers:
-            self._causal.gradient_checkpointing_disable()
             return
         self._causal.gradient_checkpointing_enable({"use_reentrant": False})
         for number, layer in enumerate(getattr(self._causal.base_model, "layers", ())):

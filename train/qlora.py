@@ -7,30 +7,42 @@ out.checkpoints/<16 hex digits>/checkpoint-<step>/     while it runs; the digits
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as transformers_logging
 
 from harness.engine.identity import Located, locate_model
 from harness.engine.load import one_line, quantization_config
-from harness.errors import ModelError, UsageError, disk_faults
+from harness.engine.shapes import matmul_flops
+from harness.errors import ModelError, UnknownNameError, UsageError
+from harness.files import atomic_directory, read_json, write_json
 from harness.manifest import Manifest, write_manifest
 from harness.provenance import file_digest, git_commit, hardware, now, package_versions
 from harness.records import digest
-from train.data import read_rows, tokenize
-from train.recipe import Recipe
-from train.trainer import Tuner, Watcher, last_whole, make_tuner, quiet
+from train import checkpoints, memory
+from train.data import TokenData, read_rows, tokenize
+from train.disk import weights_disk_faults
+from train.loop import Learner, Loop, Plan
+from train.packing import Schedule
+from train.plain import PlainLearner
+from train.recipe import ALL_LINEAR, Recipe
+
+PLAN = "plan.json"
+"""Beside the checkpoints: how a step is computed."""
+
+CPU_TOKENS = 2048
+"""Tokens of a pass on a CPU: a longer one is no faster there."""
+
+Passed = Callable[[Loop, int], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,67 +54,73 @@ class TrainResult:
     resumed_from: int
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known before a model is loaded."""
+
+    recipe: Recipe
+    base: Located
+    tokenizer: Any
+    config: Any
+    data: TokenData
+    data_sha256: str
+    dtype: torch.dtype
+
+    @property
+    def schedule(self) -> Schedule:
+        recipe = self.recipe
+        return Schedule(len(self.data.rows), recipe.rows_per_step, recipe.epochs, recipe.max_steps, recipe.seed)
+
+
 def train(recipe: Recipe, *, progress: bool = True) -> TrainResult:
     """Trains an adapter and puts it, with its manifest, at recipe.out.
 
-    After a kill or Ctrl-C the same recipe on the same data goes on from its last checkpoint, in order.
+    After a kill or Ctrl-C the same recipe on the same data goes on from its last checkpoint, to the same bits.
     progress: a bar on stderr. Nothing is written to stdout.
     Raises DataError, ModelError, NetworkError, UsageError, DiskFullError.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     out = Path(recipe.out)
     _check_out(out)
+    prepared = prepare(recipe)
+    folder = out.with_name(f"{out.name}.checkpoints") / _run_key(prepared)
+    with quiet(), one_line(recipe.model), weights_disk_faults(out):
+        model = _with_adapter(_load(prepared), recipe)
+    with quiet(), _in_memory(recipe), weights_disk_faults(folder):
+        learner = _learner(model, recipe)
+        loop = _loop(prepared, model, learner, folder, progress)
+        whole = checkpoints.found(folder)
+        resumed_from = loop.go_on_from(whole[-1]) if whole else 0
+        if prepared.data.dropped:
+            loop.say(f"Rows left out: {prepared.data.dropped}. Rows kept: {len(prepared.data.rows)}.")
+        loop.run()
+    manifest = _manifest(prepared, loop)
+    with weights_disk_faults(out), atomic_directory(out) as part:
+        model.save_pretrained(part)
+        (part / "README.md").unlink(missing_ok=True)  # PEFT's card is a form that nobody filled in.
+        write_manifest(part, manifest)
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # Another recipe's checkpoints stay.
+        folder.parent.rmdir()
+    return TrainResult(out, manifest, resumed_from)
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Finds the base, reads and tokenizes the data.
+
+    Raises DataError, ModelError, NetworkError, UsageError.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     dtype = _dtype(recipe)
     base = locate_model(recipe.model, recipe.revision)
     rows = read_rows(recipe.data)
-    data_sha256 = file_digest(Path(recipe.data))
-    with one_line(recipe.model), _disk(out):
+    with one_line(recipe.model):
         tokenizer = AutoTokenizer.from_pretrained(base.path, revision=base.revision)
+        config = AutoConfig.from_pretrained(base.path, revision=base.revision)
     data = tokenize(
         rows, tokenizer, prompt_format=recipe.prompt_format, max_length=recipe.max_length, source=recipe.data
     )
-    checkpoints = out.with_name(f"{out.name}.checkpoints") / _run_key(recipe, base, data_sha256, dtype)
-    resumable, resumed_from = last_whole(checkpoints), 0
-    with one_line(recipe.model), _disk(out):
-        model = _load(recipe, base, dtype)
-    watcher = Watcher(progress)
-    with watcher, quiet(), _in_memory(recipe), _disk(checkpoints):
-        if data.dropped:
-            watcher.say(f"Rows left out: {data.dropped}. Rows kept: {len(data.rows)}.")
-        tuner = make_tuner(recipe, model, tokenizer, data, checkpoints, watcher)
-        if resumable:
-            resumed_from = watcher.go_on_from(resumable)
-        tuner.train(resume_from_checkpoint=str(resumable) if resumable else None)
-        seconds = round(watcher.seconds, 1)
-    manifest = Manifest(
-        base_model=recipe.model,
-        base_revision=base.revision,
-        base_digest=base.weights if base.directory else None,
-        quantization=recipe.quantization,
-        dtype=str(dtype).removeprefix("torch."),
-        prompt_format=recipe.prompt_format,
-        data=recipe.data,
-        data_sha256=data_sha256,
-        n_rows=len(data.rows),
-        n_dropped=data.dropped,
-        n_tokens=data.n_tokens,
-        n_trained_tokens=data.n_trained_tokens,
-        steps=tuner.state.global_step,
-        seconds=seconds,
-        created=now(),
-        recipe=recipe.to_dict(),
-        losses=tuple((log["step"], log["loss"]) for log in tuner.state.log_history if "loss" in log),
-        git_commit=git_commit(),
-        versions=package_versions(),
-        hardware=hardware(),
-    )
-    with _disk(out):
-        _put_adapter(tuner, manifest, out)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    with suppress(OSError):  # Another recipe's checkpoints stay.
-        checkpoints.parent.rmdir()
-    return TrainResult(out, manifest, resumed_from)
+    return Prepared(recipe, base, tokenizer, config, data, file_digest(Path(recipe.data)), dtype)
 
 
 def _check_out(out: Path) -> None:
@@ -112,55 +130,165 @@ def _check_out(out: Path) -> None:
 
 
 def _dtype(recipe: Recipe) -> torch.dtype:
-    if torch.cuda.device_count() > 1:
-        raise UsageError("Training takes one GPU and sees several. Try: export CUDA_VISIBLE_DEVICES=0")
     cuda = torch.cuda.is_available()
     if recipe.dtype == "bfloat16" and not cuda:
         raise UsageError("dtype: bfloat16 runs over 100 times slower than float32 on a CPU. Try: dtype=auto")
+    if recipe.quantization == "fp8" and (not cuda or torch.cuda.get_device_capability() < (8, 9)):
+        raise UsageError(
+            "quantization: fp8 needs a GPU that multiplies it (Hopper, Ada or newer). Try: quantization=nf4"
+        )
     name = recipe.dtype if recipe.dtype != "auto" else "bfloat16" if cuda else "float32"
     return getattr(torch, name)
 
 
-def _run_key(recipe: Recipe, base: Located, data_sha256: str, dtype: torch.dtype) -> str:
+def _run_key(prepared: Prepared) -> str:
     """What a checkpoint belongs to: all that changes what is learned, and nothing else."""
-    choices = {key: value for key, value in recipe.to_dict().items() if key not in ("out", "data", "save_steps")}
-    return digest({"recipe": choices, "data": data_sha256, "base": base.weights, "dtype": str(dtype)})[:16]
+    apart = {"out", "data", "save_steps", "keep_checkpoints", "trackers", "usd_per_hour"}
+    choices = {key: value for key, value in prepared.recipe.to_dict().items() if key not in apart}
+    parts = {"data": prepared.data_sha256, "base": prepared.base.weights, "dtype": str(prepared.dtype)}
+    return digest({"recipe": choices, **parts})[:16]
 
 
-def _load(recipe: Recipe, base: Located, dtype: torch.dtype) -> Any:
-    return AutoModelForCausalLM.from_pretrained(
-        base.path,
-        revision=base.revision,
-        dtype=dtype,
-        quantization_config=quantization_config(recipe.quantization, dtype),
-        device_map={"": 0 if torch.cuda.is_available() else "cpu"},
+def _load(prepared: Prepared) -> Any:
+    recipe, cuda = prepared.recipe, torch.cuda.is_available()
+    if cuda and recipe.memory_gib:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, recipe.memory_gib * 2**30 / total))
+    kind = "none" if recipe.quantization == "fp8" else recipe.quantization
+    model = AutoModelForCausalLM.from_pretrained(
+        prepared.base.path,
+        revision=prepared.base.revision,
+        dtype=prepared.dtype,
+        quantization_config=quantization_config(kind, prepared.dtype),
+        device_map={"": 0 if cuda else "cpu"},
     )
+    return model.requires_grad_(False)
 
 
-def _put_adapter(tuner: Tuner, manifest: Manifest, out: Path) -> None:
-    """Writes the adapter beside `out`, which takes it when it is whole."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
-    old = part.with_suffix(".old")
-    try:
-        tuner.model.save_pretrained(part)
-        (part / "README.md").unlink(missing_ok=True)  # PEFT's card is a form that nobody filled in.
-        write_manifest(part, manifest)
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o777 & ~mask)  # mkdtemp's are private.
-        # No call replaces a directory that isn't empty: the old adapter steps aside for the new.
-        if out.exists():
-            os.replace(out, old)
-        try:
-            os.replace(part, out)
-        except OSError:
-            if old.exists():
-                os.replace(old, out)
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+def _with_adapter(model: Any, recipe: Recipe) -> PeftModel:
+    """The model with a new adapter, or with the recipe's, in float32."""
+    if recipe.adapter:
+        tuned = PeftModel.from_pretrained(model, recipe.adapter, is_trainable=True)
+    else:
+        torch.manual_seed(recipe.seed)
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=recipe.lora_rank,
+            lora_alpha=recipe.lora_alpha,
+            lora_dropout=recipe.lora_dropout,
+            target_modules=_targets(model, recipe.lora_targets),
+        )
+        tuned = get_peft_model(model, config)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            # In 16 bits the steps of a falling learning rate would be rounded away.
+            parameter.data = parameter.data.float()
+    return tuned
+
+
+def _targets(model: Any, names: tuple[str, ...]) -> str | list[str]:
+    if names == (ALL_LINEAR,):
+        return ALL_LINEAR
+    head = model.get_output_embeddings()
+    modules = model.named_modules()
+    layers = [name for name, module in modules if isinstance(module, torch.nn.Linear) and module is not head]
+    for name in names:
+        if not any(layer == name or layer.endswith(f".{name}") for layer in layers):
+            known = sorted({layer.rsplit(".", 1)[-1] for layer in layers})
+            raise UnknownNameError("lora_targets: layer", name, known, f"Layers: {', '.join(known)}.")
+    return list(names)
+
+
+def _learner(model: PeftModel, recipe: Recipe) -> Learner:
+    if torch.cuda.is_available():
+        from train.fused import FusedLearner, fusable
+
+        if fusable(model):
+            return FusedLearner(model, fp8=recipe.quantization == "fp8")
+    if recipe.quantization == "fp8":
+        kind = model.get_base_model().config.model_type
+        raise ModelError(f"fp8 isn't written for the architecture {kind}. Try: quantization=nf4")
+    return PlainLearner(model)
+
+
+def _loop(prepared: Prepared, model: PeftModel, learner: Learner, folder: Path, progress: bool) -> Loop:
+    plan = _plan(prepared, folder, isinstance(learner, PlainLearner))
+    flops = None
+    if progress and torch.cuda.is_available():
+        # What this card gives to a large product, over the arithmetic of a token: the most that could be.
+        shape = memory.Shape.of(prepared.config, prepared.recipe)
+        data = prepared.data
+        share, length = data.n_trained_tokens / data.n_tokens, data.n_tokens / len(data.rows)
+        flops = matmul_flops(model.device, prepared.dtype) / shape.flops_per_token(share, length)
+
+    def replan(old: Plan) -> Plan:
+        longest = max(len(row.ids) for row in prepared.data.rows)
+        if old.most_tokens <= longest:
+            raise _no_memory(prepared.recipe)
+        new = Plan(max(longest, old.most_tokens // 2), old.recompute)
+        _keep_plan(folder, new)
+        return new
+
+    return Loop(
+        prepared.recipe, model, learner, prepared.data, folder, plan,
+        progress=progress, limit=flops, replan=replan,
+    )  # fmt: skip
+
+
+def _plan(prepared: Prepared, folder: Path, plain: bool) -> Plan:
+    if (folder / PLAN).is_file():
+        kept = read_json(folder / PLAN)
+        return Plan(kept["most_tokens"], kept["recompute"])
+    recipe = prepared.recipe
+    if plain:
+        plan = Plan(recipe.micro_batch_tokens or CPU_TOKENS, max(0, recipe.recompute_layers))
+    else:
+        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+        if recipe.memory_gib:
+            free = min(free, int(recipe.memory_gib * 2**30))
+        plan = Plan(*memory.planned(memory.Shape.of(prepared.config, recipe), steps_tokens(prepared), free, recipe))
+    _keep_plan(folder, plan)
+    return plan
+
+
+def _keep_plan(folder: Path, plan: Plan) -> None:
+    write_json(folder / PLAN, {"most_tokens": plan.most_tokens, "recompute": plan.recompute})
+
+
+def steps_tokens(prepared: Prepared) -> list[tuple[list[int], list[int]]]:
+    """Of each optimizer step of the first epoch, its rows' tokens and their trained tokens."""
+    rows, schedule = prepared.data.rows, prepared.schedule
+    found = []
+    for step in range(min(schedule.steps, schedule.steps_per_epoch)):
+        chosen = [rows[number] for number in schedule.rows(step)]
+        found.append(([len(row.ids) for row in chosen], [len(row.ids) - row.n_prompt for row in chosen]))
+    return found
+
+
+def _manifest(prepared: Prepared, loop: Loop) -> Manifest:
+    recipe, data, log = prepared.recipe, prepared.data, loop.log
+    return Manifest(
+        base_model=recipe.model,
+        base_revision=prepared.base.revision,
+        base_digest=prepared.base.weights if prepared.base.directory else None,
+        quantization=recipe.quantization,
+        dtype=str(prepared.dtype).removeprefix("torch."),
+        prompt_format=recipe.prompt_format,
+        data=recipe.data,
+        data_sha256=prepared.data_sha256,
+        n_rows=len(data.rows),
+        n_dropped=data.dropped,
+        n_tokens=data.n_tokens,
+        n_trained_tokens=data.n_trained_tokens,
+        steps=loop.step,
+        seconds=round(log.seconds, 1),
+        created=now(),
+        recipe=recipe.to_dict(),
+        losses=tuple(log.losses),
+        git_commit=git_commit(),
+        versions=package_versions(),
+        hardware=hardware(),
+    )
 
 
 @contextmanager
@@ -172,20 +300,18 @@ def _in_memory(recipe: Recipe) -> Iterator[None]:
 
 
 def _no_memory(recipe: Recipe) -> ModelError:
-    rows = recipe.batch_size * recipe.gradient_accumulation
     return ModelError(
         f"Training {recipe.model} doesn't fit the device's memory. "
-        f"Try: batch_size=1 gradient_accumulation={rows}, gradient_checkpointing=true or quantization=nf4"
+        f"Try: micro_batch_tokens={recipe.max_length}, recompute_layers=1000 or quantization=nf4"
     )
 
 
 @contextmanager
-def _disk(place: Path) -> Iterator[None]:
-    """disk_faults, also for torch and safetensors, whose errors for a full device are their own."""
-    with disk_faults(place):
-        try:
-            yield
-        except (RuntimeError, SafetensorError) as error:
-            if "No space left" in str(error) or "PytorchStreamWriter failed writing" in str(error):
-                raise OSError(ENOSPC, os.strerror(ENOSPC)) from error
-            raise
+def quiet() -> Iterator[None]:
+    """Without the warnings of other packages that a person can do nothing about."""
+    with warnings.catch_warnings():
+        # transformers 5.23 names the same thing anew; older ones know only the old name.
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated")
+        # bitsandbytes says for every layer that int8 casts its input; it always does.
+        warnings.filterwarnings("ignore", message="MatMul8bitLt")
+        yield
