@@ -648,6 +648,64 @@ def train(
 
 
 @app.command()
+def merge(
+    adapter: Annotated[str, typer.Argument(help="LoRA adapter: directory or hub id.")],
+    out: Annotated[Path, typer.Option(help="Directory that the full weights take, whole or not at all.")],
+    model: Annotated[
+        str | None, typer.Option(help="The base, where it lies elsewhere. Default: the one that the adapter names.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of the weights: auto (the base's own), float32, bfloat16.")] = "auto",
+    gguf: Annotated[bool, typer.Option("--gguf", help="A 16-bit GGUF file too; needs llama.cpp's converter.")] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Hub repository to upload to; private where it is new.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write an adapter and its base, quantized as it was trained on, as full weights, checked against the adapter.
+
+    \b
+      uzbench merge demo-out/adapter --out merged
+      uzbench merge demo-out/adapter --out merged-bf16 --dtype bfloat16
+      uzbench run --model merged --prompt-format alpaca --limit 20
+    """
+    from harness.engine.identity import locate_adapter
+    from reports.card import merged_sentence
+    from reports.format import visible
+
+    # What is missing is told before torch is loaded, and before the work.
+    locate_adapter(adapter)
+    if gguf:
+        from train.gguf import converter
+
+        converter()
+    if push_to_hub:
+        from train.publish import check_repo
+
+        check_repo(push_to_hub)
+    from train.merging import merge as merge_adapter
+
+    done = merge_adapter(adapter, out, model=model, dtype=dtype, progress=sys.stderr.isatty())
+    paths = [done.directory]
+    for note in done.merged.notes:
+        print(note, file=sys.stderr)
+    print(merged_sentence(done.merged), file=sys.stderr)
+    if gguf:
+        from train.gguf import to_gguf
+
+        paths.append(to_gguf(out, done.merged.dtype))
+    address = None
+    if push_to_hub:
+        from train.publish import push
+
+        address = push(out, push_to_hub)
+        print(f"Pushed to {visible(address)}", file=sys.stderr)
+    if json:
+        _print_json({"files": [str(path) for path in paths], "address": address, "merged": done.merged.to_dict()})
+    else:
+        _print_paths(paths)
+
+
+@app.command()
 def mirror(
     out: Annotated[Path, typer.Option(help="Directory of the mirror; what is there and whole isn't fetched again.")],
     tasks: Annotated[str, typer.Option(help="Hub tasks and groups, by comma.")] = "uz_hub",

@@ -69,8 +69,9 @@ class Merged(Record):
     """How full weights were made of an adapter and its base.
 
     quantization: of the base, as the adapter was trained on it; the weights themselves are in dtype.
-    difference: between the adapter on its base and these weights as they were read back. explained: the mean
-    difference that rounding alone makes. trained: the adapter's own manifest, None where it had none.
+    difference: between the adapter on its base and these weights as they were read back. rounding: the mean
+    difference that rounding the weights explains; activations: the one that comes of int8's rounded activations.
+    trained: the adapter's own manifest, None where it had none.
     """
 
     adapter: str
@@ -81,7 +82,8 @@ class Merged(Record):
     quantization: str
     dtype: str
     difference: Difference
-    explained: float
+    rounding: float
+    activations: float
     created: str
     trained: Manifest | None = None
     notes: tuple[str, ...] = ()

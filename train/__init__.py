@@ -1,7 +1,8 @@
-"""Making a model: recipes, data checks and QLoRA.
+"""Making a model: recipes, data checks, QLoRA, and full weights of an adapter.
 
-    from train import read_recipe, train
+    from train import merge, read_recipe, train
     result = train(read_recipe("train/recipes/demo_cpu.yaml", ["out=my-adapter"]))
+    merge(result.adapter, "my-model")
 
 The names are looked up when they are used, so that `import train` costs nothing.
 """
@@ -14,14 +15,17 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
+    from train.merging import MergeResult, merge
     from train.qlora import TrainResult, train
     from train.recipe import Recipe, read_recipe
 
-__all__ = ["Recipe", "TrainResult", "read_recipe", "train"]
+__all__ = ["MergeResult", "Recipe", "TrainResult", "merge", "read_recipe", "train"]
 
 _HOMES = {
+    "MergeResult": "train.merging",
     "Recipe": "train.recipe",
     "TrainResult": "train.qlora",
+    "merge": "train.merging",
     "read_recipe": "train.recipe",
     "train": "train.qlora",
 }
