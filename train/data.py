@@ -76,20 +76,37 @@ def read_rows(path: Path | str) -> list[Row]:
     Raises DataError with line and reason.
     """
     path = Path(path)
+    return [read_row(path, number, line) for number, line in read_lines(path)]
+
+
+def read_lines(path: Path) -> list[tuple[int, bytes]]:
+    """The lines of a data file that hold something, each with its number, from 1.
+
+    Raises DataError for a file that is missing or empty.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         raise DataError(path, "no such file. Try: data=FILE.jsonl") from None
     except IsADirectoryError:
         raise DataError(path, "a directory, where a JSONL file was expected") from None
-    rows = [read_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not rows:
+    held = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not held:
         raise DataError(path, "empty, expected one JSON object a line")
-    return rows
+    return held
 
 
 def read_row(path: Path, number: int, line: bytes) -> Row:
     """The row of one line. path, number: for messages.
+
+    Raises DataError with line and reason.
+    """
+    row = read_object(path, number, line)
+    return Row(number, **read_texts(path, number, row, ("instruction", "output"), ("input",)))
+
+
+def read_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """The JSON object of one line. path, number: for messages.
 
     Raises DataError with line and reason.
     """
@@ -102,20 +119,30 @@ def read_row(path: Path, number: int, line: bytes) -> Row:
     if not isinstance(row, dict):
         reason = f"expected a JSON object, saw {type(row).__name__}; the format is JSONL, one row a line"
         raise DataError(path, reason, line=number)
-    for key in ("instruction", "output"):
+    return row
+
+
+def read_texts(
+    path: Path, number: int, row: dict[str, Any], needed: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """The texts of an object's keys. needed: may be neither absent nor empty. path, number: for messages.
+
+    Raises DataError with line and reason.
+    """
+    for key in needed:
         if key not in row:
             raise DataError(path, f"key {key!r} is missing", line=number)
-    texts = {key: row.get(key, "") for key in ("instruction", "input", "output")}
+    texts = {key: row.get(key, "") for key in (*needed, *optional)}
     for key, text in texts.items():
         if not isinstance(text, str):
             raise DataError(path, f"{key!r} isn't text: {text!r}", line=number)
-        if not text.strip() and key != "input":
+        if not text.strip() and key in needed:
             raise DataError(path, f"{key!r} is empty", line=number)
         try:
             text.encode()
         except UnicodeEncodeError:
             raise DataError(path, f"{key!r} holds half a surrogate pair, which isn't text", line=number) from None
-    return Row(number, **texts)
+    return texts
 
 
 def tokenize(rows: Iterable[Row], tokenizer: Any, *, prompt_format: str, max_length: int, source: object) -> TokenData:
@@ -124,28 +151,52 @@ def tokenize(rows: Iterable[Row], tokenizer: Any, *, prompt_format: str, max_len
     source: the data file, for messages.
     Raises DataError for a row that spells a special token, or where no row is left; ModelError.
     """
-    if tokenizer.eos_token_id is None:
-        # Without it a tuned model never learns to stop.
-        raise ModelError("The model's tokenizer names no end-of-sequence token (eos_token), expected one.")
-    special = {tokenizer.eos_token_id: tokenizer.eos_token, tokenizer.bos_token_id: tokenizer.bos_token}
-    n_bos = int(_encode(tokenizer, "a")[:1] == [tokenizer.bos_token_id])
+    cutter = Cutter(tokenizer, prompt_format, source)
     kept, dropped, shortest = [], Counter[str](), 0
-    for row in rows:
-        prompt, completion = render_row(row.instruction, row.input, row.output, prompt_format)
-        ids, n_prompt = split_tokens(tokenizer, prompt, completion)
-        for token in ids[n_bos:]:
-            if token in special:
-                raise DataError(source, f"the text spells the model's special token {special[token]!r}", line=row.line)
-        ids.append(tokenizer.eos_token_id)
-        if len(ids) <= max_length:
-            kept.append(TokenRow(ids, n_prompt))
+    for each in rows:
+        row = cutter.tokens(each)
+        if len(row.ids) <= max_length:
+            kept.append(row)
             continue
-        dropped["answer_over_max_length" if n_prompt < max_length else "prompt_over_max_length"] += 1
-        shortest = min(shortest or len(ids), len(ids))
+        dropped["answer_over_max_length" if row.n_prompt < max_length else "prompt_over_max_length"] += 1
+        shortest = min(shortest or len(row.ids), len(row.ids))
     if not kept:
-        reason = f"no row fits into max_length {max_length}, the shortest has {shortest} tokens"
-        raise DataError(source, f"{reason}. Try: max_length={shortest}")
+        raise no_row_fits(source, max_length, shortest)
     return TokenData(tuple(kept), dict(dropped))
+
+
+def no_row_fits(source: object, max_length: int, shortest: int) -> DataError:
+    """What is said where every row is dropped. shortest: tokens of the shortest row."""
+    reason = f"no row fits into max_length {max_length}, the shortest has {shortest} tokens"
+    return DataError(source, f"{reason}. Try: max_length={shortest}")
+
+
+class Cutter:
+    """Cuts rows into tokens. source: the data file, for messages.
+
+    Raises ModelError for a tokenizer that can't end an answer.
+    """
+
+    def __init__(self, tokenizer: Any, prompt_format: str, source: object):
+        if tokenizer.eos_token_id is None:
+            # Without it a tuned model never learns to stop.
+            raise ModelError("The model's tokenizer names no end-of-sequence token (eos_token), expected one.")
+        self._tokenizer, self._prompt_format, self._source = tokenizer, prompt_format, source
+        self._special = {tokenizer.eos_token_id: tokenizer.eos_token, tokenizer.bos_token_id: tokenizer.bos_token}
+        self._n_bos = int(_encode(tokenizer, "a")[:1] == [tokenizer.bos_token_id])
+
+    def tokens(self, row: Row) -> TokenRow:
+        """A row with at most one BOS, its answer and EOS trained, of whatever length.
+
+        Raises DataError for a row that spells a special token.
+        """
+        prompt, completion = render_row(row.instruction, row.input, row.output, self._prompt_format)
+        ids, n_prompt = split_tokens(self._tokenizer, prompt, completion)
+        for token in ids[self._n_bos :]:
+            if token in self._special:
+                reason = f"the text spells the model's special token {self._special[token]!r}"
+                raise DataError(self._source, reason, line=row.line)
+        return TokenRow([*ids, self._tokenizer.eos_token_id], n_prompt)
 
 
 def split_tokens(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int], int]:
