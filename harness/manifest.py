@@ -24,7 +24,10 @@ class Manifest(Record):
     base_digest: digest of the base's weights, None for a hub base whose files weren't at hand.
     data_sha256: of the file, as it was. n_rows: rows trained on; n_dropped: rows left out, by reason.
     n_tokens, n_trained_tokens: of one epoch, without padding; the second count only completions.
-    losses: (step, mean loss of that step in nats a trained token).
+    adapter_digest: of the adapter that it started from, which the recipe names.
+    losses: (step, mean loss of that step in nats a trained token, of dpo in nats a pair).
+    margins: of dpo, (step, mean over its pairs of beta times how much further than the model it started from it
+    prefers the chosen answer, in nats).
     """
 
     base_model: str
@@ -43,7 +46,9 @@ class Manifest(Record):
     seconds: float
     created: str
     recipe: dict[str, Any]
+    adapter_digest: str | None = None
     losses: tuple[tuple[int, float], ...] = ()
+    margins: tuple[tuple[int, float], ...] = ()
     git_commit: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)

@@ -58,12 +58,16 @@ class Plan:
 
 @dataclass(slots=True)
 class Log:
-    """What has happened so far: (step, loss in nats a trained token), (step, score), seconds, tokens."""
+    """What has happened so far: (step, loss in nats a trained token), (step, score), seconds, tokens.
+
+    margins: of dpo, (step, margin in nats a pair).
+    """
 
     losses: list[tuple[int, float]] = field(default_factory=list)
     scores: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
     tokens: int = 0
+    margins: list[tuple[int, float]] = field(default_factory=list)
 
 
 class Team:
@@ -234,12 +238,19 @@ class Loop:
     def _batches(self, step: int) -> tuple[list[Packed], int, int]:
         """A step's passes of this process; tokens and trained tokens of all processes' passes."""
         rows = self.schedule.rows(step)
-        shares = divided([self.lengths[row] for row in rows], self.team.n)
-        mine = [rows[at] for at in shares[self.team.number]] if self.team.number < len(shares) else []
-        parts = passes([self.lengths[row] for row in mine], self.plan.most_tokens) if mine else []
-        batches = [Packed.of([self.data.rows[mine[at]] for at in part]) for part in parts]
+        batches = [Packed.of([self.data.rows[row] for row in part]) for part in self.parts(rows)]
         n_trained = sum(len(row.ids) - max(row.n_prompt, 1) for row in (self.data.rows[at] for at in rows))
         return batches, sum(self.lengths[row] for row in rows), n_trained
+
+    def parts(self, rows: Sequence[int]) -> list[list[int]]:
+        """A step's rows in the passes of this process."""
+        shares = divided([self.lengths[row] for row in rows], self.team.n)
+        if self.team.number >= len(shares):
+            return []
+        mine = [rows[at] for at in shares[self.team.number]]
+        return [
+            [mine[at] for at in part] for part in passes([self.lengths[row] for row in mine], self.plan.most_tokens)
+        ]
 
     @contextmanager
     def _prepared(self) -> Iterator[Callable[[int], tuple[list[Packed], int, int]]]:

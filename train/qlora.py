@@ -20,7 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as transformers_logging
 
-from harness.engine.identity import Located, locate_model
+from harness.engine.identity import Located, adapter_manifest, check_adapter, locate_adapter, locate_model
 from harness.engine.load import one_line, quantization_config
 from harness.engine.shapes import matmul_flops
 from harness.errors import ModelError, UnknownNameError, UsageError
@@ -31,8 +31,9 @@ from harness.records import digest
 from train import checkpoints, memory
 from train.data import TokenData, read_rows, tokenize
 from train.disk import weights_disk_faults
-from train.loop import Learner, Loop, Plan
+from train.loop import Learner, Log, Loop, Plan
 from train.packing import Schedule
+from train.pairs import read_pairs, tokenize_pairs
 from train.plain import PlainLearner
 from train.recipe import ALL_LINEAR, Recipe
 
@@ -56,10 +57,11 @@ class TrainResult:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known before a model is loaded."""
+    """What is known before a model is loaded. adapter: the one to go on from."""
 
     recipe: Recipe
     base: Located
+    adapter: Located | None
     tokenizer: Any
     config: Any
     data: TokenData
@@ -84,16 +86,22 @@ def train(recipe: Recipe, *, progress: bool = True) -> TrainResult:
     prepared = prepare(recipe)
     folder = out.with_name(f"{out.name}.checkpoints") / _run_key(prepared)
     with quiet(), one_line(recipe.model), weights_disk_faults(out):
-        model = _with_adapter(_load(prepared), recipe)
+        model = add_adapter(_load(prepared), recipe)
     with quiet(), _in_memory(recipe), weights_disk_faults(folder):
-        learner = _learner(model, recipe)
-        loop = _loop(prepared, model, learner, folder, progress)
-        whole = checkpoints.found(folder)
-        resumed_from = loop.go_on_from(whole[-1]) if whole else 0
-        if prepared.data.dropped:
-            loop.say(f"Rows left out: {prepared.data.dropped}. Rows kept: {len(prepared.data.rows)}.")
-        loop.run()
-    manifest = _manifest(prepared, loop)
+        if recipe.method == "dpo":
+            from train.preference import train_preference  # TRL takes seconds to load
+
+            step, log, resumed_from = train_preference(prepared, model, folder, progress=progress)
+        else:
+            learner = make_learner(model, recipe)
+            loop = _loop(prepared, model, learner, folder, progress)
+            whole = checkpoints.found(folder)
+            resumed_from = loop.go_on_from(whole[-1]) if whole else 0
+            if prepared.data.dropped:
+                loop.say(f"Rows left out: {prepared.data.dropped}. Rows kept: {len(prepared.data.rows)}.")
+            log = loop.run()
+            step = loop.step
+    manifest = _manifest(prepared, step, log)
     with weights_disk_faults(out), atomic_directory(out) as part:
         model.save_pretrained(part)
         (part / "README.md").unlink(missing_ok=True)  # PEFT's card is a form that nobody filled in.
@@ -113,14 +121,39 @@ def prepare(recipe: Recipe) -> Prepared:
     transformers_logging.disable_progress_bar()
     dtype = _dtype(recipe)
     base = locate_model(recipe.model, recipe.revision)
-    rows = read_rows(recipe.data)
+    adapter = _started_from(recipe, base)
     with one_line(recipe.model):
         tokenizer = AutoTokenizer.from_pretrained(base.path, revision=base.revision)
         config = AutoConfig.from_pretrained(base.path, revision=base.revision)
-    data = tokenize(
-        rows, tokenizer, prompt_format=recipe.prompt_format, max_length=recipe.max_length, source=recipe.data
-    )
-    return Prepared(recipe, base, tokenizer, config, data, file_digest(Path(recipe.data)), dtype)
+    data = _data(recipe, tokenizer)
+    return Prepared(recipe, base, adapter, tokenizer, config, data, file_digest(Path(recipe.data)), dtype)
+
+
+def _started_from(recipe: Recipe, base: Located) -> Located | None:
+    """The recipe's adapter, if it goes on as it was made."""
+    if not recipe.adapter:
+        return None
+    adapter = locate_adapter(recipe.adapter)
+    if adapter.directory and adapter.directory.resolve() == Path(recipe.out).resolve():
+        raise UsageError(f"out: {recipe.out} is the adapter that it starts from. Try: out=ANOTHER")
+    check_adapter(adapter, base, recipe.adapter)
+    manifest = adapter_manifest(adapter)
+    for key in ("quantization", "prompt_format") if manifest else ():
+        made, wanted = getattr(manifest, key), getattr(recipe, key)
+        if made != wanted:
+            raise UsageError(f"{key}: {wanted}, but adapter {recipe.adapter} was trained in {made}. Try: {key}={made}")
+    return adapter
+
+
+def _data(recipe: Recipe, tokenizer: Any) -> TokenData:
+    cut: dict[str, Any] = {
+        "prompt_format": recipe.prompt_format,
+        "max_length": recipe.max_length,
+        "source": recipe.data,
+    }
+    if recipe.method == "dpo":
+        return tokenize_pairs(read_pairs(recipe.data), tokenizer, **cut)
+    return tokenize(read_rows(recipe.data), tokenizer, **cut)
 
 
 def _check_out(out: Path) -> None:
@@ -146,6 +179,8 @@ def _run_key(prepared: Prepared) -> str:
     apart = {"out", "data", "save_steps", "keep_checkpoints", "trackers", "usd_per_hour"}
     choices = {key: value for key, value in prepared.recipe.to_dict().items() if key not in apart}
     parts = {"data": prepared.data_sha256, "base": prepared.base.weights, "dtype": str(prepared.dtype)}
+    if prepared.adapter:
+        choices["adapter"] = prepared.adapter.weights
     return digest({"recipe": choices, **parts})[:16]
 
 
@@ -165,7 +200,7 @@ def _load(prepared: Prepared) -> Any:
     return model.requires_grad_(False)
 
 
-def _with_adapter(model: Any, recipe: Recipe) -> PeftModel:
+def add_adapter(model: Any, recipe: Recipe) -> PeftModel:
     """The model with a new adapter, or with the recipe's, in float32."""
     if recipe.adapter:
         tuned = PeftModel.from_pretrained(model, recipe.adapter, is_trainable=True)
@@ -199,7 +234,11 @@ def _targets(model: Any, names: tuple[str, ...]) -> str | list[str]:
     return list(names)
 
 
-def _learner(model: PeftModel, recipe: Recipe) -> Learner:
+def make_learner(model: PeftModel, recipe: Recipe) -> Learner:
+    """What computes a model's losses here: written out where that is known, else as transformers and PEFT do it.
+
+    Raises ModelError.
+    """
     if torch.cuda.is_available():
         from train.fused import FusedLearner, fusable
 
@@ -265,8 +304,8 @@ def steps_tokens(prepared: Prepared) -> list[tuple[list[int], list[int]]]:
     return found
 
 
-def _manifest(prepared: Prepared, loop: Loop) -> Manifest:
-    recipe, data, log = prepared.recipe, prepared.data, loop.log
+def _manifest(prepared: Prepared, step: int, log: Log) -> Manifest:
+    recipe, data = prepared.recipe, prepared.data
     return Manifest(
         base_model=recipe.model,
         base_revision=prepared.base.revision,
@@ -280,11 +319,13 @@ def _manifest(prepared: Prepared, loop: Loop) -> Manifest:
         n_dropped=data.dropped,
         n_tokens=data.n_tokens,
         n_trained_tokens=data.n_trained_tokens,
-        steps=loop.step,
+        steps=step,
         seconds=round(log.seconds, 1),
         created=now(),
         recipe=recipe.to_dict(),
+        adapter_digest=prepared.adapter.weights if prepared.adapter else None,
         losses=tuple(log.losses),
+        margins=tuple(log.margins),
         git_commit=git_commit(),
         versions=package_versions(),
         hardware=hardware(),
@@ -300,9 +341,13 @@ def _in_memory(recipe: Recipe) -> Iterator[None]:
 
 
 def _no_memory(recipe: Recipe) -> ModelError:
+    smaller = {
+        "sft": f"micro_batch_tokens={recipe.max_length}",
+        "dpo": f"batch_size=1 gradient_accumulation={recipe.rows_per_step}",
+    }
     return ModelError(
         f"Training {recipe.model} doesn't fit the device's memory. "
-        f"Try: micro_batch_tokens={recipe.max_length}, recompute_layers=1000 or quantization=nf4"
+        f"Try: {smaller[recipe.method]}, recompute_layers=1000 or quantization=nf4"
     )
 
 
