@@ -19,7 +19,7 @@ keeps 50 %; of some 14,000 rows of other Uzbek texts the likest has 38 % of one,
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -34,7 +34,7 @@ from tasks_uz import catalog
 from tasks_uz.catalog import TaskInfo
 from tasks_uz.check import strings
 from tasks_uz.data import MIRROR_VARIABLE, MirrorError, Row, read_items
-from train.shingles import Hashes, Places, Texts, mixed
+from train.shingles import Hashes, Places, Texts
 
 GRAM = 6
 RUN = 13
@@ -44,6 +44,10 @@ OF_TEXT, OF_QUESTION, OF_SHORT, WITH_ANSWER = 0.45, 0.55, 0.7, 0.5
 
 COMMON = 16
 """Items in which a run of letters may stand and still be one's own."""
+
+SLOT_BITS = 20
+TABLE = 1 << 21
+"""Counts that are held at once."""
 
 FEWEST = 12
 """Runs of letters of its own that a text must have to be told at all."""
@@ -74,41 +78,71 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A part in the index: text and answers as skeletons, whose it is, and how many runs of letters it has."""
+    """A part in the index: text and answers as skeletons, whose it is, its runs of letters and those of its own."""
 
     text: str
     answers: tuple[str, ...]
     least: float
     owners: tuple[tuple[str, str], ...]
-    n_grams: int
+    grams: Counter[int]
+    own: frozenset[int]
+    n: int
+    n_own: int
+
+    def share(self, grams: Sequence[int]) -> float:
+        """The most of its runs of letters that stand close together in a row: of all, or of its own, the less.
+
+        By its own alone a name would give away a question about the name's spelling; by all, the words of asking.
+        """
+        there = [(place, gram) for place, gram in enumerate(grams) if gram in self.grams]
+        inside = Counter[int]()
+        best, first, n, n_own = 0.0, 0, 0, 0
+        for place, gram in there:
+            inside[gram] += 1
+            if inside[gram] <= self.grams[gram]:
+                n, n_own = n + 1, n_own + (gram in self.own)
+            while there[first][0] < place - 1.5 * self.n - 20:
+                gone = there[first][1]
+                if inside[gone] <= self.grams[gone]:
+                    n, n_own = n - 1, n_own - (gone in self.own)
+                inside[gone] -= 1
+                first += 1
+            best = max(best, min(n / self.n, n_own / self.n_own))
+        return best
 
 
 class _Lookup:
-    """Sorted keys and what each belongs to."""
+    """Keys and the values that each has: a hash table, a million keys at a time."""
 
-    def __init__(self, keys: Hashes, values: Places):
-        order = np.argsort(keys, kind="stable")
-        self._values = values[order]
-        self._keys, self._firsts, self._counts = np.unique(keys[order], return_index=True, return_counts=True)
-        # Most of what is looked up isn't there: a table of bits says so without a search.
-        self._maybe = np.zeros(1 << 22, bool)
-        self._maybe[self._slot(self._keys)] = True
+    def __init__(self, keys: Hashes, values: NDArray[np.integer]):
+        each, numbers, self._counts = np.unique(keys, return_inverse=True, return_counts=True)
+        self._values = values[np.argsort(numbers, kind="stable")].astype(np.int64)
+        self._firsts = np.cumsum(self._counts) - self._counts
+        # Keys of one slot stand in a row, from where the slot says.
+        self._order = np.argsort(_slots(each), kind="stable")
+        self._keys, slots = each[self._order], _slots(each)[self._order]
+        self._table = np.full(1 << SLOT_BITS, -1, np.int32)
+        self._table[slots[::-1]] = np.arange(len(slots))[::-1]
+        self._deepest = int(np.bincount(slots, minlength=1).max())
 
     def find(self, keys: Hashes) -> tuple[Places, Places]:
         """(place in `keys`, value) of all that is found."""
-        places = np.flatnonzero(self._maybe[self._slot(keys)])
-        if not len(self._keys) or not len(places):
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        found = np.minimum(np.searchsorted(self._keys, keys[places]), len(self._keys) - 1)
-        there = self._keys[found] == keys[places]
-        places, found = places[there], found[there]
-        counts = self._counts[found]
+        firsts = self._table[_slots(keys)]
+        places = np.flatnonzero(firsts >= 0)
+        wanted, firsts = keys[places], firsts[places]
+        found = np.full(len(places), -1, np.int64)
+        for depth in range(self._deepest):
+            at = np.minimum(firsts + depth, len(self._keys) - 1)
+            there = self._keys[at] == wanted
+            found[there] = at[there]
+        places, numbers = places[found >= 0], self._order[found[found >= 0]]
+        counts = self._counts[numbers]
         nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(places, counts), self._values[np.repeat(self._firsts[found], counts) + nth]
+        return np.repeat(places, counts), self._values[np.repeat(self._firsts[numbers], counts) + nth]
 
-    @staticmethod
-    def _slot(keys: Hashes) -> NDArray[np.intp]:
-        return (mixed(keys) >> np.uint64(42)).astype(np.intp)
+
+def _slots(keys: Hashes) -> NDArray[np.intp]:
+    return ((keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - SLOT_BITS)).astype(np.intp)
 
 
 class Index:
@@ -130,15 +164,19 @@ class Index:
                     owners[part][owner] = None
                     groups.setdefault(part, str(row.get("group") or row["id"]))
         skeletons = Texts(part.text for part in owners)
-        grams, numbers = _own_grams(skeletons, list(groups.values()))
-        sizes = np.bincount(numbers, minlength=len(owners))
-        self._known = [
-            _Known(skeletons[number], tuple(Texts(part.answers)), part.least, tuple(each), int(sizes[number]))
-            for number, (part, each) in enumerate(owners.items())
-        ]
-        self._enough = sizes * [part.lowest for part in owners]
-        told = sizes >= FEWEST
-        self._grams = _Lookup(grams[told[numbers]], numbers[told[numbers]])
+        grams, own, numbers = _grams(skeletons, list(groups.values()))
+        borders = np.searchsorted(numbers, np.arange(len(owners) + 1))
+        self._known = []
+        for (part, each), text, first, last in zip(owners.items(), skeletons, borders, borders[1:], strict=False):
+            mine, n_own = grams[first:last], int(own[first:last].sum())
+            own_grams = frozenset(mine[own[first:last]].tolist())
+            answers, count = tuple(Texts(part.answers)), Counter[int](mine.tolist())
+            self._known.append(_Known(text, answers, part.least, tuple(each), count, own_grams, len(mine), n_own))
+        told = np.array([len(each.own) >= FEWEST for each in self._known])
+        # No fewer than so many must be found at all.
+        self._enough = np.array([max(1, each.n_own) for each in self._known]) * [part.lowest for part in owners]
+        keys = [(gram, number) for number, each in enumerate(self._known) if told[number] for gram in each.own]
+        self._grams = _Lookup(*np.array(keys, np.uint64).reshape(-1, 2).T)
         hashes, of = skeletons.runs(RUN)
         whole = (skeletons.words() >= RUN)[of]
         self._runs = _Lookup(hashes[whole], of[whole])
@@ -147,14 +185,15 @@ class Index:
 
     def find(self, rows: Texts) -> dict[int, list[Hit]]:
         """The items in each row that holds any, the likest first, one a task."""
-        candidates = self._alike(rows)
+        grams = rows.grams(GRAM)
         hashes, owners = rows.runs(RUN)
         places, known = self._runs.find(hashes)
         with_run = set(zip(owners[places].tolist(), known.tolist(), strict=True))
         found: dict[int, dict[str, Hit]] = defaultdict(dict)
-        for row, number in sorted(candidates.keys() | with_run):
+        for row, number in sorted(with_run | self._alike(rows, grams)):
             text, each = rows[row], self._known[number]
-            share = self._share(candidates[row, number], number) if (row, number) in candidates else 0.0
+            start = int(rows.starts[row])
+            share = each.share(grams[start : start + len(text)].tolist())
             n_words = _longest_run(text, each.text) if (row, number) in with_run else 0
             if not (n_words or share >= each.least or (share >= WITH_ANSWER and _holds(text, each.answers))):
                 continue
@@ -165,38 +204,33 @@ class Index:
                     found[row][task] = hit
         return {row: sorted(hits.values(), key=lambda hit: (-hit.share, hit.task)) for row, hits in found.items()}
 
-    def _alike(self, rows: Texts) -> dict[tuple[int, int], list[tuple[int, int]]]:
-        """By (row, known text): (place, run of letters) of all that they share, where it may be enough."""
-        grams = rows.grams(GRAM)
+    def _alike(self, rows: Texts, grams: Hashes) -> set[tuple[int, int]]:
+        """(row, known text) of all that may share enough: a run that repeats in a row counts each time."""
         places, known = self._grams.find(grams)
-        pairs = rows.owners(places) * len(self._known) + known
-        order = np.lexsort((places, pairs))
-        pairs, places, known = pairs[order], places[order], known[order]
-        starts = np.flatnonzero(np.append(True, pairs[1:] != pairs[:-1])) if len(pairs) else np.empty(0, np.int64)
-        ends = np.append(starts[1:], len(pairs))
-        # Runs that repeat in a row count more than once: no fewer than are shared.
-        enough = ends - starts >= self._enough[known[starts]]
-        found = {}
-        for start, end in zip(starts[enough].tolist(), ends[enough].tolist(), strict=True):
-            row, number = divmod(int(pairs[start]), len(self._known))
-            found[row, number] = list(zip(places[start:end].tolist(), grams[places[start:end]].tolist(), strict=True))
+        owners, n = rows.owners(places), len(self._known)
+        found: set[tuple[int, int]] = set()
+        # Some rows at a time: a count for each row and known text.
+        step = TABLE // max(1, n) + 1
+        for first in range(0, len(rows), step):
+            here = slice(*np.searchsorted(owners, (first, first + step)))
+            counts = np.bincount((owners[here] - first) * n + known[here], minlength=step * n).reshape(step, n)
+            row, number = np.nonzero(counts >= self._enough)
+            found.update(zip((row + first).tolist(), number.tolist(), strict=True))
         return found
 
-    def _share(self, shared: Sequence[tuple[int, int]], number: int) -> float:
-        """The most of a known text's runs of letters that stand within one and a half times its length."""
-        width = 1.5 * len(self._known[number].text) + 20
-        inside: dict[int, int] = defaultdict(int)
-        best = first = 0
-        for place, gram in shared:
-            inside[gram] += 1
-            while shared[first][0] < place - width:
-                gone = shared[first][1]
-                inside[gone] -= 1
-                if not inside[gone]:
-                    del inside[gone]
-                first += 1
-            best = max(best, len(inside))
-        return best / self._known[number].n_grams
+
+def _grams(skeletons: Texts, groups: Sequence[str]) -> tuple[Hashes, NDArray[np.bool_], Places]:
+    """(run of letters, whether it stands in few groups, text) of all of them; groups: each text's."""
+    grams = skeletons.grams(GRAM)
+    places = np.arange(len(grams))
+    numbers = skeletons.owners(places)
+    whole = skeletons.owners(places + GRAM - 1) == numbers
+    grams, numbers = grams[whole], numbers[whole]
+    _, group = np.unique(np.array(groups), return_inverse=True)
+    # A run takes 36 bits of 64.
+    in_groups = np.unique(grams << np.uint64(28) | group[numbers].astype(np.uint64)) >> np.uint64(28)
+    each, counts = np.unique(in_groups, return_counts=True)
+    return grams, np.isin(grams, each[counts <= COMMON]), numbers
 
 
 def _parts(row: Mapping[str, Any]) -> Iterator[_Part]:
@@ -214,25 +248,17 @@ def _parts(row: Mapping[str, Any]) -> Iterator[_Part]:
                 yield _Part(text, OF_TEXT if len(text) >= LONG else OF_SHORT)
 
 
-_NO_TEXTS = frozenset("id group slice label question choices answer answers orthography prompt form".split())
-
-
-def _own_grams(skeletons: Texts, groups: Sequence[str]) -> tuple[Hashes, Places]:
-    """(run of letters, text) of all that stand in few groups; groups: each text's."""
-    grams = skeletons.grams(GRAM)
-    owners = skeletons.owners(np.arange(len(grams)))
-    whole = skeletons.owners(np.arange(len(grams)) + GRAM - 1) == owners
-    # A run takes 36 bits of 64.
-    pairs = np.unique(grams[whole] << _OWNER_BITS | owners[whole].astype(np.uint64))
-    grams, owners = pairs >> _OWNER_BITS, (pairs & ((np.uint64(1) << _OWNER_BITS) - np.uint64(1))).astype(np.int64)
-    _, group = np.unique(np.array(groups), return_inverse=True)
-    in_groups = np.unique(grams << _OWNER_BITS | group[owners].astype(np.uint64)) >> _OWNER_BITS
-    each, counts = np.unique(in_groups, return_counts=True)
-    own = np.isin(grams, each[counts <= COMMON])
-    return grams[own], owners[own]
-
-
-_OWNER_BITS = np.uint64(28)
+_NO_TEXTS = (
+    "id",
+    "group",
+    "slice",
+    "label",
+    "question",
+    "choices",
+    "answer",
+    "answers",
+    *("orthography", "prompt", "form"),
+)
 
 
 def _holds(row: str, answers: Iterable[str]) -> bool:

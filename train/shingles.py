@@ -83,6 +83,7 @@ class Texts:
         borders = np.flatnonzero(self.letters == _BORDER)
         self.starts: Places = np.append(0, borders + 1)[: len(borders)]
         self._ends: Places = borders
+        self._owners = np.repeat(np.arange(len(borders)), borders + 1 - self.starts)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -95,7 +96,7 @@ class Texts:
 
     def owners(self, places: Places) -> Places:
         """The index of the text that each place stands in."""
-        return np.searchsorted(self.starts, places, side="right") - 1
+        return self._owners[places]
 
     def grams(self, n: int) -> Hashes:
         """The run of n letters that begins at each place, as a number that no other run has; n ≤ LONGEST_GRAM."""
