@@ -25,6 +25,10 @@ CHURN = 0.2
 
 GATE_CODES = {"pass": 0, "regression": 1, "inconclusive": 2}
 EXIT_NO_VERDICT = 3
+
+RESUMED = ("demo", "run", "train", "mirror")
+"""Commands that go on where they were stopped."""
+
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 # typer carries a click of its own and exports only the leaves of its errors.
@@ -57,7 +61,7 @@ def run_command(arguments: Sequence[str]) -> int:
     logging.getLogger("train").setLevel(logging.INFO)
     # lm-eval draws a bar for every task whether or not somebody looks; ours say themselves when they are shown.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    if _is_gate(arguments):
+    if _command(arguments) == "gate":
         return _run_gate(arguments)
     try:
         code = app(args=list(arguments), standalone_mode=False, prog_name="uzbench")
@@ -74,10 +78,8 @@ def run_command(arguments: Sequence[str]) -> int:
         sys.stderr.close()
         return EXIT_DONE
     if code == EXIT_INTERRUPTED:
-        print(
-            "uzbench: stopped. What was answered is kept; the same command goes on from there.",
-            file=sys.stderr,
-        )
+        kept = " What was answered is kept; the same command goes on from there."
+        print(f"uzbench: stopped.{kept if _command(arguments) in RESUMED else ''}", file=sys.stderr)
     return code if isinstance(code, int) else EXIT_DONE
 
 
@@ -120,9 +122,9 @@ def _unread() -> Iterator[None]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _is_gate(arguments: Sequence[str]) -> bool:
-    """Whether a command line is a gate's, also one that can't be parsed."""
-    return next((argument for argument in arguments if not argument.startswith("-")), None) == "gate"
+def _command(arguments: Sequence[str]) -> str | None:
+    """Which command a command line names, also one that can't be parsed."""
+    return next((argument for argument in arguments if not argument.startswith("-")), None)
 
 
 def _no_verdict(arguments: Sequence[str], kind: str, message: str, details: str) -> list[str]:
@@ -703,6 +705,73 @@ def merge(
         _print_json({"files": [str(path) for path in paths], "address": address, "merged": done.merged.to_dict()})
     else:
         _print_paths(paths)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Option(help="Hub id, directory, or a packaged model (gemma-3-270m).")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to ask; else what is piped in; else a conversation.")
+    ] = None,
+    adapter: Annotated[str | None, typer.Option(help="LoRA adapter: hub id or directory.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="none, int8 or nf4. Default: as the adapter was trained, else none.")
+    ] = None,
+    prompt_format: Annotated[
+        str | None,
+        typer.Option(
+            help="plain, alpaca or chat. Default: what it was trained in, else chat if the model has a template, "
+            "else plain."
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens that an answer may have.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest word, 1 draws as the model has it.")] = 0.0,
+    json: Json = False,
+) -> None:
+    """Talk to a model or an adapter: one answer, or a conversation (/clear forgets, /exit ends).
+
+    \b
+      uzbench chat --model gemma-3-270m --adapter demo-out/adapter "Oʻzbekiston poytaxti qaysi shahar?"
+      echo "Salom!" | uzbench chat --model SmolLM2-135M-Instruct --json
+      uzbench chat --model SmolLM2-135M-Instruct
+    """
+    from harness.evaluate import adapter_defaults
+    from harness.records import RunSpec
+
+    if prompt is None and not sys.stdin.isatty():
+        prompt = sys.stdin.read()
+    if prompt is not None and not prompt.strip():
+        raise UsageError('Nothing is asked. Try: uzbench chat --model MODEL "Salom!"')
+    if prompt is None and json:
+        raise UsageError("--json is of one answer. Name what to ask, or pipe it in.")
+    spec = RunSpec(
+        model=model,
+        adapter=adapter,
+        quantization=quantization or adapter_defaults([adapter] if adapter else []).quantization,
+        prompt_format=prompt_format or "plain",
+    )
+    from harness.chat import Conversation, converse, tell
+
+    talk = Conversation(spec, prompt_format, max_new_tokens=max_new_tokens, temperature=temperature)
+    if prompt is None:
+        converse(talk)
+    elif json:
+        answer = talk.ask(prompt.strip())
+        _print_json(
+            {
+                "model": model,
+                "adapter": adapter,
+                "quantization": spec.quantization,
+                "prompt_format": talk.prompt_format,
+                "prompt": prompt.strip(),
+                "answer": answer.text,
+                "tokens": answer.n_tokens,
+                "ended": answer.ended,
+            }
+        )
+    else:
+        talk.ask(prompt.strip(), tell)
+        print()
 
 
 @app.command()

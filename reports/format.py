@@ -70,8 +70,11 @@ def visible(text: str, limit: int | None = None) -> str:
         text = f"{text[:limit]}… ({len(text):,} characters)"
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
     # Most text is plain: one call then says so of all its characters.
-    if text.replace("\n", " ").isprintable():
-        return text
+    return text if text.replace("\n", " ").isprintable() else harmless(text)
+
+
+def harmless(text: str) -> str:
+    """Untrusted text for a terminal, a piece at a time: what would steer it is named, white space stays."""
     return "".join(character if character.isprintable() else _named(character) for character in text)
 
 

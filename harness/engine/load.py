@@ -73,6 +73,23 @@ def load_config(spec: RunSpec, base: Located) -> Any:
         return AutoConfig.from_pretrained(base.path, revision=base.revision, trust_remote_code=spec.trust_remote_code)
 
 
+def load_base(spec: RunSpec, base: Located, on: str) -> Any:
+    """The base's weights, quantized as the spec says.
+
+    Raises ModelError, NetworkError, UsageError.
+    """
+    dtype = getattr(torch, resolved_dtype(spec, on))
+    with one_line(spec.model):
+        return AutoModelForCausalLM.from_pretrained(
+            base.path,
+            revision=base.revision,
+            dtype=dtype,
+            quantization_config=quantization_config(spec.quantization, dtype),
+            device_map={"": on},
+            trust_remote_code=spec.trust_remote_code,
+        )
+
+
 def served(spec: RunSpec, config: Any) -> bool:
     """Whether the engine answers; what it doesn't know goes lm-eval's way.
 
@@ -129,39 +146,45 @@ def _between(low: int, value: int, high: int) -> int:
 
 
 class ModelServer:
-    """One loaded base that answers as itself or as one of its adapters.
+    """A model in memory that answers as itself or as one of its adapters.
 
-    adapters: name to place. on: "cpu", "cuda", "cuda:1". Raises ModelError, NetworkError, UsageError.
+    model: with its adapters, if it has any. adapters: their names. by_engine: whether the engine serves it.
     """
 
-    def __init__(self, spec: RunSpec, base: Located, adapters: Mapping[str, Located], tokenizer: Any, on: str):
-        dtype = getattr(torch, resolved_dtype(spec, on))
-        with one_line(spec.model):
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                base.path,
-                revision=base.revision,
-                dtype=dtype,
-                quantization_config=quantization_config(spec.quantization, dtype),
-                device_map={"": on},
-                trust_remote_code=spec.trust_remote_code,
-            )
-        for name, adapter in adapters.items():
-            model = with_adapter(model, name, adapter, by_engine=served(spec, model.config))
+    def __init__(self, model: Any, adapters: Iterable[str], tokenizer: Any, *, by_engine: bool):
         model.eval()
         self._model = model
         self._adapters = tuple(adapters)
-        self.lm: HFBackend = (EngineLM if served(spec, model.config) else HFBackend)(model, tokenizer)
+        self.lm: HFBackend = (EngineLM if by_engine else HFBackend)(model, tokenizer)
         self.free_bytes = self._measured()
 
+    @classmethod
+    def loaded(
+        cls, spec: RunSpec, base: Located, adapters: Mapping[str, Located], tokenizer: Any, on: str
+    ) -> ModelServer:
+        """One loaded base with adapters, name to place. on: "cpu", "cuda", "cuda:1".
+
+        Raises ModelError, NetworkError, UsageError.
+        """
+        model = load_base(spec, base, on)
+        by_engine = served(spec, model.config)
+        for name, adapter in adapters.items():
+            model = with_adapter(model, name, adapter, by_engine=by_engine)
+        return cls(model, adapters, tokenizer, by_engine=by_engine)
+
     def _measured(self) -> int:
-        """Memory that jobs may fill, beside the loaded model: before the first, which leaves torch a cache."""
-        if self.lm.device.type == "cpu":
+        """Memory that jobs may fill, beside the model: before the first, which leaves torch a cache."""
+        device = self.lm.device
+        if device.type == "cpu":
             return CPU_BYTES
         _give_back_memory()
-        return torch.cuda.mem_get_info(self.lm.device)[0]
+        # A process may have been allowed a part of the device alone.
+        allowed = torch.cuda.get_per_process_memory_fraction(device) * torch.cuda.mem_get_info(device)[1]
+        return min(torch.cuda.mem_get_info(device)[0], int(allowed) - torch.cuda.memory_reserved(device))
 
     def close(self) -> None:
-        """Lets go of the model."""
+        """Lets go of the model, as it was before."""
+        self.lm.close()
         del self._model, self.lm
         _give_back_memory()
 
