@@ -621,6 +621,59 @@ def leaderboard(
     _print_paths(paths)
 
 
+@app.command(name="check-data")
+def check_data(
+    file: Annotated[Path, typer.Argument(help="JSONL of instruction, input and output.")],
+    model: Annotated[
+        str | None, typer.Option(help="Whose tokenizer counts lengths: directory, packaged model or hub id.")
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens a row may have; with --model.")] = 1024,
+    prompt_format: Annotated[str, typer.Option(help="How rows are written out: alpaca or plain.")] = "alpaca",
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="TASK", help="Task whose items may stand in rows; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write the report to. Default: nowhere.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what training would stumble over: faults, doubles, refusals, lengths, eval items. Exit 2 where it refuses.
+
+    \b
+      uzbench check-data train/data/starter_uz.jsonl
+      uzbench check-data train/data/starter_uz.jsonl --model gemma-3-270m --max-length 512
+      uzbench check-data train/data/starter_uz.jsonl --allow uz_qa --json
+    """
+    from harness.files import write_json
+    from reports.data import render_check
+    from reports.format import for_terminal
+    from train import check_data as check
+    from train.recipe import PROMPT_FORMATS
+
+    if prompt_format not in PROMPT_FORMATS:
+        raise UsageError(f"--prompt-format {prompt_format}: expected one of {', '.join(PROMPT_FORMATS)}.")
+    tokenizer = None
+    if model is not None:
+        from train.check import load_tokenizer
+
+        tokenizer = load_tokenizer(model)
+    report = check(
+        file,
+        tokenizer=tokenizer,
+        prompt_format=prompt_format,
+        max_length=max_length,
+        allow=allow or (),
+        progress=sys.stderr.isatty(),
+    )
+    document = report.to_dict()
+    paths = [write_json(out, document)] if out is not None else []
+    print(for_terminal(render_check(document)), file=sys.stderr)
+    if json:
+        _print_json(document)
+    else:
+        _print_paths(paths)
+    if report.errors:
+        raise typer.Exit(EXIT_USER)
+
+
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML, such as train/recipes/demo_cpu.yaml.")],

@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
+    from train.check import DataReport, check_data
     from train.merging import MergeResult, merge
     from train.qlora import TrainResult, train
     from train.recipe import Recipe, read_recipe
 
-__all__ = ["MergeResult", "Recipe", "TrainResult", "merge", "read_recipe", "train"]
+__all__ = ["DataReport", "MergeResult", "Recipe", "TrainResult", "check_data", "merge", "read_recipe", "train"]
 
 _HOMES = {
+    "DataReport": "train.check",
     "MergeResult": "train.merging",
     "Recipe": "train.recipe",
     "TrainResult": "train.qlora",
+    "check_data": "train.check",
     "merge": "train.merging",
     "read_recipe": "train.recipe",
     "train": "train.qlora",

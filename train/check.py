@@ -246,6 +246,21 @@ def check_data(
     )
 
 
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a model: directory, packaged model's name or hub id.
+
+    Raises ModelError, NetworkError.
+    """
+    from transformers import AutoTokenizer
+
+    from harness.engine.identity import locate_model
+    from harness.engine.load import one_line
+
+    found = locate_model(model)
+    with one_line(model):
+        return AutoTokenizer.from_pretrained(found.path, revision=found.revision)
+
+
 @dataclass(slots=True)
 class _Block:
     """Lines as they stand in the file. number, offset: of the first. too_long: bytes of one that isn't here."""
