@@ -77,7 +77,7 @@ def run(
     if spec.adapter:
         raise UsageError("RunSpec.adapter names the adapter of a finished run; name adapters to run() instead.")
     with _load(spec, adapters, out=Path(out), mirror=mirror, gpus=gpus, progress=progress) as load:
-        return [_ask(target, load) for target in load.targets]
+        return [_told(_ask(target, load)) for target in load.targets]
 
 
 def run_in_parts(
@@ -97,7 +97,44 @@ def run_in_parts(
     """
     adapters = [adapter] if adapter else []
     with _load(spec, adapters, out=Path(out), mirror=mirror, gpus=gpus, progress=progress, growing=True) as load:
-        return _ask(load.targets[-1], load, more)
+        return _told(_ask(load.targets[-1], load, more))
+
+
+def run_live(
+    spec: RunSpec,
+    model: Any,
+    tokenizer: Any,
+    base: Located,
+    *,
+    adapter: Located | None = None,
+    out: Path,
+    progress: bool = True,
+) -> RunDirectory:
+    """Asks a PEFT model that is in memory, as its base or with its adapter; afterwards it can be trained on.
+
+    base: what its frozen weights are. adapter: what the adapter is called, and the digest of its weights as they are
+    now. The other arguments and the errors are those of `run`.
+    """
+    from harness.engine.models import LiveModel
+
+    target = Target(spec, None, _short_name(spec.model))
+    if adapter is not None:
+        target = _with_adapter(spec, adapter.path, adapter)
+
+    def lent() -> Model:
+        return LiveModel(spec, base, model, tokenizer, target.model_name)
+
+    with _shared(select(spec), [target], lent, out=Path(out), mirror=None, progress=progress) as load:
+        return _ask(target, load)
+
+
+def _told(found: RunDirectory) -> RunDirectory:
+    counts = found.run.requests
+    log.info(
+        "%s: %d requests, %d not asked again, %d asked",
+        found.run.run_id, counts["distinct"], counts["reused"], counts["asked"],
+    )  # fmt: skip
+    return found
 
 
 @dataclass(frozen=True)
@@ -125,20 +162,40 @@ def _load(
     progress: bool,
     growing: bool = False,
 ) -> Iterator[_Load]:
-    names, subset = select(spec)
+    selected = select(spec)
     base, targets = _targets(spec, adapters)
     if mirror is not None and not Path(mirror).is_dir():
         raise UsageError(f"--mirror {mirror}: no such directory. Expected DIR/<owner>/<name>/<config>/<split>.jsonl")
+
+    def model() -> Model:
+        return _model(spec, base, targets, gpus)
+
+    with _shared(selected, targets, model, out=out, mirror=mirror, progress=progress, growing=growing) as load:
+        yield load
+    if mirror is not None and not mirror_checksums(Path(mirror)):
+        log.warning("%s has no %s: its files were taken as they are.", mirror, CHECKSUMS)
+
+
+@contextmanager
+def _shared(
+    selected: tuple[list[str], str | None],
+    targets: list[Target],
+    model: Callable[[], Model],
+    *,
+    out: Path,
+    mirror: Path | None,
+    progress: bool,
+    growing: bool = False,
+) -> Iterator[_Load]:
+    """selected: what `select` found. model: makes what is asked; it is closed at the end."""
     with (
         Store(out / STORE) as store,
         _quiet_libraries(),
         _data_faults(),
-        closing(_model(spec, base, targets, gpus)) as model,
+        closing(model()) as asked,
         closing(_progress(1 if growing else len(targets), progress, growing)) as bar,
     ):
-        yield _Load(names, subset, targets, model, store, mirror, out, bar)
-    if mirror is not None and not mirror_checksums(Path(mirror)):
-        log.warning("%s has no %s: its files were taken as they are.", mirror, CHECKSUMS)
+        yield _Load(*selected, targets, asked, store, mirror, out, bar)
 
 
 def select(spec: RunSpec) -> tuple[list[str], str | None]:
@@ -211,13 +268,16 @@ def _targets(spec: RunSpec, adapters: Sequence[str]) -> tuple[Located | None, li
     for name in adapters:
         adapter = locate_adapter(name)
         check_adapter(adapter, base, name)
-        label = f"{_short_name(spec.model)}+{_short_name(name)}"
-        targets.append(Target(replace(spec, adapter=name), adapter, label))
+        targets.append(_with_adapter(spec, name, adapter))
     names = [target.model_name for target in targets]
     repeated = sorted(name for name in set(names) if names.count(name) > 1)
     if repeated:
         raise UsageError(f"Two adapters are called {repeated[0]!r}: rename one of the directories.")
     return base, targets
+
+
+def _with_adapter(spec: RunSpec, name: str, adapter: Located) -> Target:
+    return Target(replace(spec, adapter=name), adapter, f"{_short_name(spec.model)}+{_short_name(name)}")
 
 
 def _model(spec: RunSpec, base: Located | None, targets: Sequence[Target], gpus: str) -> Model:
@@ -304,10 +364,6 @@ def _ask(
             if any(chosen.values()):
                 logged = _logged(_lm_eval(lm, tasks, target.spec, chosen), logged)
             found = written(complete=False)
-    log.info(
-        "%s: %d requests, %d not asked again, %d asked",
-        run_id, lm.counts["distinct"], lm.counts["reused"], lm.counts["asked"],
-    )  # fmt: skip
     return written(complete=True)
 
 

@@ -13,24 +13,27 @@ from typing import Any
 import torch
 
 from harness.engine import kernels
+from harness.engine.changes import Changes
 
 _ACTIVATIONS = {"SiLUActivation": False, "SiLU": False, "GELUTanh": True, "PytorchGELUTanh": True}
 """transformers' names of activations to whether they are GELU."""
 
 
-def fuse(decoder: Any) -> None:
-    """Gives a decoder's modules the kernels, those that they know."""
+def fuse(decoder: Any) -> Changes:
+    """Gives a decoder's modules the kernels, those that they know, until what it returns is closed."""
+    changes = Changes()
     # A function of the model's own module: other models of this architecture get it too.
     modeling = sys.modules[type(decoder).__module__]
     if hasattr(modeling, "apply_rotary_pos_emb"):
-        modeling.apply_rotary_pos_emb = _Rotary(modeling.apply_rotary_pos_emb)  # type: ignore[attr-defined]
+        changes.put(modeling, "apply_rotary_pos_emb", _Rotary(modeling.apply_rotary_pos_emb))
     for module in decoder.modules():
         if type(module).__name__.endswith("RMSNorm"):
-            module.forward = _norm_forward(module)
+            changes.put(module, "forward", _norm_forward(module))
         elif module._modules.keys() >= {"gate_proj", "up_proj", "down_proj", "act_fn"}:
             kind = type(module.act_fn).__name__
             if kind in _ACTIVATIONS:
-                module.forward = _gated_forward(module, gelu=_ACTIVATIONS[kind])
+                changes.put(module, "forward", _gated_forward(module, gelu=_ACTIVATIONS[kind]))
+    return changes
 
 
 class _Rotary:

@@ -22,6 +22,7 @@ from lm_eval.models.huggingface import HFLM
 
 from harness.engine import attention
 from harness.engine.attention import KeyValues, TreeAttention, on_device
+from harness.engine.changes import Changes
 from harness.engine.generate import generate
 from harness.engine.jobs import Generation, Instances
 from harness.engine.plan import Batch
@@ -100,15 +101,20 @@ class HFBackend(HFLM):
     def forget(self) -> None:
         """Drops what is kept between jobs."""
 
+    def close(self) -> None:
+        """Leaves the model as it was before."""
 
-def widen_narrow_products(model: Any) -> None:
-    """Makes a CPU model's linear layers fast for few rows, as decoding has them.
+
+def widen_narrow_products(model: Any) -> Changes:
+    """Makes a CPU model's linear layers fast for few rows, as decoding has them, until what it returns is closed.
 
     For 2 to 32 rows MKL multiplies W xᵀ two to four times faster than x Wᵀ, the form that torch asks for.
     """
+    changes = Changes()
     for module in model.modules():
         if type(module) is torch.nn.Linear and module.weight.dtype == torch.float32:
-            module.forward = partial(_linear, module)
+            changes.put(module, "forward", partial(_linear, module))
+    return changes
 
 
 def _linear(module: torch.nn.Linear, given: torch.Tensor) -> torch.Tensor:
@@ -126,8 +132,9 @@ class EngineLM(HFBackend):
 
     def __init__(self, model: Any, tokenizer: Any):
         super().__init__(model, tokenizer)
+        self._changes = Changes()
         if self.device.type == "cpu":
-            widen_narrow_products(model)
+            self._changes.enter_context(widen_narrow_products(model))
         # Adapters work inside the modules of their base, which is called directly.
         self._causal = model.get_base_model() if hasattr(model, "get_base_model") else model
         # bitsandbytes' int8 product looks at its input on the way, which can't be recorded.
@@ -137,7 +144,7 @@ class EngineLM(HFBackend):
         if self.device.type == "cuda" and self._causal.dtype in (torch.bfloat16, torch.float16):
             from harness.engine import fused, kernels, sparse
 
-            fused.fuse(self._causal.model)
+            self._changes.enter_context(fused.fuse(self._causal.model))
             self.kernels = kernels
             self._attention, self._multiple = sparse.SparseAttention, kernels.BLOCK
         # What the last batch began with: (tokens, their bytes) and the keys and values up to there, nested.
@@ -163,6 +170,10 @@ class EngineLM(HFBackend):
 
     def forget(self) -> None:
         self._segments.clear()
+
+    def close(self) -> None:
+        self.forget()
+        self._changes.close()
 
     # Scoring.
 

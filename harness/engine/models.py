@@ -87,28 +87,17 @@ class TokenizerSpeaker:
         )
 
 
-class LocalModel:
-    """A base and its adapters, loaded once a device.
+class _HereModel:
+    """A model in this process, with adapters by the names that PEFT has for them.
 
-    adapters: name to place. gpus: how many share the work, or "all".
-    Raises ModelError, NetworkError, UsageError.
+    on: "cpu" or "cuda". names: of an adapter in a run, to PEFT's.
     """
 
-    def __init__(self, spec: RunSpec, base: Located, adapters: Mapping[str, Located], gpus: str):
-        self._spec, self._base = spec, base
-        self._devices = load.devices(gpus)
-        self._on = self._devices[0].partition(":")[0]
-        self._tokenizer = load.load_tokenizer(spec, base)
-        if spec.prompt_format == "chat" and not self._tokenizer.chat_template:
-            raise UsageError(f"Model {spec.model} has no chat template. Ask it with --prompt-format plain")
-        self._config = load.load_config(spec, base)
-        if spec.backend == "engine" and not load.served(spec, self._config):
-            log.warning("engine: the architecture %s is served by lm-eval's own path", self._config.model_type)
-        # Names of PEFT adapters become module names, which hold no dots.
-        self._names = {name: f"adapter{number}" for number, name in enumerate(adapters)}
-        self._adapters = {self._names[name]: place for name, place in adapters.items()}
+    def __init__(self, spec: RunSpec, base: Located, tokenizer: Any, config: Any, on: str, names: Mapping[str, str]):
+        self._spec, self._base, self._tokenizer, self._config = spec, base, tokenizer, config
+        self._on, self._names = on, names
         self._server: load.ModelServer | ServerPool | None = None
-        self.speaker: Speaker = TokenizerSpeaker(self._tokenizer)
+        self.speaker: Speaker = TokenizerSpeaker(tokenizer)
         self.load_seconds = 0.0
 
     def identity(self, spec: RunSpec, adapter: Located | None) -> dict[str, Any]:
@@ -128,18 +117,70 @@ class LocalModel:
     def close(self) -> None:
         if self._server is not None:
             self._server.close()
+            self._server = None
 
     def _loaded(self) -> load.ModelServer | ServerPool:
         if self._server is None:
             start = time.perf_counter()
-            if len(self._devices) > 1:
-                self._server = ServerPool(self._spec, self._base, self._adapters, self._devices)
-            else:
-                self._server = load.ModelServer(
-                    self._spec, self._base, self._adapters, self._tokenizer, self._devices[0]
-                )
+            self._server = self._load()
             self.load_seconds += time.perf_counter() - start
         return self._server
+
+    def _load(self) -> load.ModelServer | ServerPool:
+        raise NotImplementedError
+
+
+class LocalModel(_HereModel):
+    """A base and its adapters, loaded once a device.
+
+    adapters: name to place. gpus: how many share the work, or "all".
+    Raises ModelError, NetworkError, UsageError.
+    """
+
+    def __init__(self, spec: RunSpec, base: Located, adapters: Mapping[str, Located], gpus: str):
+        self._devices = load.devices(gpus)
+        tokenizer = load.load_tokenizer(spec, base)
+        if spec.prompt_format == "chat" and not tokenizer.chat_template:
+            raise UsageError(f"Model {spec.model} has no chat template. Ask it with --prompt-format plain")
+        config = load.load_config(spec, base)
+        if spec.backend == "engine" and not load.served(spec, config):
+            log.warning("engine: the architecture %s is served by lm-eval's own path", config.model_type)
+        # Names of PEFT adapters become module names, which hold no dots.
+        names = {name: f"adapter{number}" for number, name in enumerate(adapters)}
+        super().__init__(spec, base, tokenizer, config, self._devices[0].partition(":")[0], names)
+        self._adapters = {names[name]: place for name, place in adapters.items()}
+
+    def _load(self) -> load.ModelServer | ServerPool:
+        if len(self._devices) > 1:
+            return ServerPool(self._spec, self._base, self._adapters, self._devices)
+        return load.ModelServer.loaded(self._spec, self._base, self._adapters, self._tokenizer, self._devices[0])
+
+
+class LiveModel(_HereModel):
+    """A PEFT model that is being trained, asked as it is; closed, it can be trained on as if nothing had been asked.
+
+    base: what its frozen weights are. name: of its adapter in a run.
+    """
+
+    def __init__(self, spec: RunSpec, base: Located, model: Any, tokenizer: Any, name: str):
+        super().__init__(spec, base, tokenizer, model.config, model.device.type, {name: model.active_adapter})
+        self._model = model
+        self._modes: dict[Any, bool] = {}
+        self._trained: list[Any] = []
+
+    def _load(self) -> load.ModelServer:
+        self._modes = {module: module.training for module in self._model.modules()}
+        self._trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        by_engine = load.served(self._spec, self._config)
+        return load.ModelServer(self._model, self._names.values(), self._tokenizer, by_engine=by_engine)
+
+    def close(self) -> None:
+        super().close()
+        for module, training in self._modes.items():
+            module.training = training
+        # PEFT freezes an adapter that it puts aside.
+        for parameter in self._trained:
+            parameter.requires_grad_(True)
 
 
 class LmEvalModel:

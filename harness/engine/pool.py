@@ -159,7 +159,7 @@ def _work(connection: Connection, spec: RunSpec, base: Located, adapters: Mappin
     try:
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
-        server = ModelServer(spec, base, adapters, load_tokenizer(spec, base), device)
+        server = ModelServer.loaded(spec, base, adapters, load_tokenizer(spec, base), device)
         receive = _inbox(connection)
         connection.send(server.free_bytes)
         while True:
