@@ -725,7 +725,7 @@ def merge(
     """
     from harness.engine.identity import locate_adapter
     from reports.card import merged_sentence
-    from reports.format import visible
+    from reports.format import for_terminal, visible
 
     # What is missing is told before torch is loaded, and before the work.
     locate_adapter(adapter)
@@ -743,7 +743,7 @@ def merge(
     paths = [done.directory]
     for note in done.merged.notes:
         print(note, file=sys.stderr)
-    print(merged_sentence(done.merged), file=sys.stderr)
+    print(for_terminal(merged_sentence(done.merged)), file=sys.stderr)
     if gguf:
         from train.gguf import to_gguf
 
@@ -758,6 +758,50 @@ def merge(
         _print_json({"files": [str(path) for path in paths], "address": address, "merged": done.merged.to_dict()})
     else:
         _print_paths(paths)
+
+
+@app.command()
+def card(
+    directory: Annotated[Path, typer.Argument(help="An adapter, or what uzbench merge wrote.")],
+    base: Annotated[Path | None, typer.Argument(help="Run directory of its base.")] = None,
+    cand: Annotated[Path | None, typer.Argument(help="Run directory of itself.")] = None,
+    samples: Annotated[int, typer.Option(help="Items whose answers are shown, where runs are given.")] = 5,
+    licence: Annotated[str, typer.Option(help="The hub's name of its licence, such as apache-2.0.")] = "other",
+    base_model: Annotated[
+        str | None, typer.Option(help="Hub id of its base, where the manifest names a directory.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Hub id of what it was trained on.")] = None,
+    usd: Annotated[float | None, typer.Option(help="What training cost, in US dollars.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the model card of an adapter or of full weights, README.md, with its results where two runs are given.
+
+    \b
+      uzbench card demo-out/adapter
+      uzbench card demo-out/adapter runs/BASE runs/TUNED --licence gemma --base-model google/gemma-3-270m
+      uzbench card merged runs/BASE runs/TUNED --samples 10
+    """
+    from harness.comparison import compare as compare_runs
+    from harness.manifest import read_manifest, read_merged
+    from harness.runs import open_run
+    from reports.card import Evaluation, Published, write_card
+
+    if (base is None) != (cand is None):
+        raise UsageError(f"A card takes two runs, its base's and its own. Try: uzbench card {directory} RUN_BASE RUN")
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: no such directory. Adapters are made by: uzbench train RECIPE.yaml")
+    made = read_merged(directory) or read_manifest(directory)
+    if made is None:
+        raise UsageError(f"{directory} has no manifest of ours, which a card is written from: train or merge it here.")
+    evaluation = None
+    if base is not None and cand is not None:
+        runs = open_run(base), open_run(cand)
+        evaluation = Evaluation(compare_runs(*runs), *runs, samples=samples)
+    path = write_card(made, directory, evaluation, Published(licence, base_model, dataset, usd))
+    if json:
+        _print_json({"files": [str(path)]})
+    else:
+        _print_paths([path])
 
 
 @app.command()

@@ -6,7 +6,7 @@ Text of models and data sets is untrusted: it is escaped, never inside a code fe
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.files import write_text
@@ -139,11 +139,16 @@ def _items(comparison: Comparison, base: RunDirectory, cand: RunDirectory) -> st
         shown = [items[place] for place in places]
         parts.append(f"## {title}\n\n{len(shown)} of {len(items)} items.\n")
         if shown:
-            header = ["item", "question", "wanted", f"base: {escape(base.run.model_name)}"]
-            header.append(f"tuned: {escape(cand.run.model_name)}")
-            said = texts(shown, base, cand)
-            parts.append(table(header, [_item_line(pair, *both) for pair, both in zip(shown, said, strict=True)]))
+            parts.append(items_table(shown, base, cand))
     return "\n".join(parts)
+
+
+def items_table(shown: Sequence[Pair], base: RunDirectory, cand: RunDirectory) -> str:
+    """One line an item: what was asked and wanted, and what either run answered."""
+    header = ["item", "question", "wanted", f"base: {escape(base.run.model_name)}"]
+    header.append(f"tuned: {escape(cand.run.model_name)}")
+    said = texts(shown, base, cand)
+    return table(header, [_item_line(pair, *both) for pair, both in zip(shown, said, strict=True)])
 
 
 def _item_line(pair: Pair, before: Sample, after: Sample) -> list[str]:

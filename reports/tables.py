@@ -263,14 +263,15 @@ def provenance_table(base: RunDirectory, cand: RunDirectory, to: Writer) -> str:
         line("model key", [run.model_key[:16] for run in runs]),
         line("asked", [run.created for run in runs]),
         line("took", [duration(sum(run.timings.values())) for run in runs]),
-        line("machine", [_machine(run.hardware) for run in runs]),
+        line("machine", [machine(run.hardware) for run in runs]),
         line("commit", [run.git_commit for run in runs]),
         line("versions", [", ".join(f"{name} {value}" for name, value in run.versions.items()) for run in runs]),
     ]
     return to.table(["", "base", "tuned"], rows)
 
 
-def _machine(hardware: Mapping[str, object]) -> str:
+def machine(hardware: Mapping[str, object]) -> str:
+    """A computer in a few words, still to be escaped."""
     if not hardware:
         return ""
     parts = [f"{hardware.get('processor')}, {hardware.get('cores')} cores, {hardware.get('memory_gib')} GiB"]
