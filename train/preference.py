@@ -167,6 +167,7 @@ def train_preference(prepared: Prepared, model: PeftModel, folder: Path, *, prog
     """Trains a model's adapter on pairs: (step it came to, what happened, step of the checkpoint it went on from).
 
     folder: of the checkpoints. progress: a bar on stderr. Nothing is written to stdout.
+    The model is left with the trained adapter alone.
     Raises ModelError, UsageError.
     """
     watcher, whole, resumed_from = Watcher(prepared.recipe.keep_checkpoints, progress), found(folder), 0
@@ -178,6 +179,8 @@ def train_preference(prepared: Prepared, model: PeftModel, folder: Path, *, prog
         if whole:
             resumed_from = watcher.go_on_from(whole[-1])
         preferrer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    if prepared.adapter:
+        model.delete_adapter("ref")
     steps = [each for each in preferrer.state.log_history if "loss" in each]
     log = Log(
         losses=[(each["step"], each["loss"]) for each in steps],
@@ -210,7 +213,7 @@ def make_preferrer(prepared: Prepared, model: PeftModel, folder: Path, watcher: 
     )
     preferrer.remove_callback(PrinterCallback)  # it prints to stdout
     preferrer.processing_class = None  # else each checkpoint holds a copy of the tokenizer
-    if prepared.adapter is None:
+    if not prepared.adapter:
         # A new adapter changes nothing yet: TRL takes the base itself where there is no copy.
         model.delete_adapter("ref")
     model.set_adapter("default")
