@@ -246,12 +246,10 @@ class Float8Product(Product):
     ) -> torch.Tensor:
         self.fill(x, run)
         y = self._scaled(x[:, : self.K], self._weight)
-        if out is not None:
-            y = out.copy_(y)
         if self.R:
-            kernels.add_low_rank(y, x[:, self.K :], self._turned_b, residual)
-        elif residual is not None:
-            y += residual
+            y = kernels.add_low_rank(y, x[:, self.K :], self._turned_b, residual=residual, out=out)
+        else:
+            y = torch.add(y, residual, out=out) if residual is not None else y if out is None else out.copy_(y)
         return y if self.bias is None else y.add_(self.bias)
 
     def backward(self, dy: torch.Tensor, run: Pass, *, wanted: bool = True) -> torch.Tensor | None:

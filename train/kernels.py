@@ -418,6 +418,8 @@ def dequantize_nf4(weight: torch.Tensor, state: object, out: torch.Tensor) -> No
         state.offset if nested else None, out, out.stride(0), k,  # type: ignore[attr-defined]
         PER_SCALE=state.blocksize, PER_OUTER=inner.blocksize if inner else 1,  # type: ignore[attr-defined]
         NESTED=nested, BLOCK=pairs, num_warps=4,
+        # A fused multiply-add would round a few weights otherwise than bitsandbytes does.
+        enable_fp_fusion=False,
     )  # fmt: skip
 
 
@@ -483,28 +485,40 @@ def quantize_fp8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @triton.jit
 def _low_rank_kernel(
-    y, a, b, residual, y_token, a_token, b_row, r_token, n_tokens, n,
-    R: tl.constexpr, ADD: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    y, a, b, residual, out, y_token, a_token, b_row, r_token, o_token, n_tokens, n,
+    R: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    tokens = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
-    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    tokens = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     ranks = tl.arange(0, R)
     inside = (tokens[:, None] < n_tokens) & (columns[None, :] < n)
     at = tokens[:, None].to(tl.int64)
-    place = y + at * y_token + columns[None, :]
-    acc = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+    acc = tl.load(y + at * y_token + columns[None, :], mask=inside, other=0.0).to(tl.float32)
     if ADD:
         acc += tl.load(residual + at * r_token + columns[None, :], mask=inside, other=0.0).to(tl.float32)
     left = tl.load(a + at * a_token + ranks[None, :], mask=tokens[:, None] < n_tokens, other=0.0)
     right = tl.load(b + ranks[:, None].to(tl.int64) * b_row + columns[None, :], mask=columns[None, :] < n, other=0.0)
     acc += tl.dot(left, right)
-    tl.store(place, acc.to(y.dtype.element_ty), mask=inside)
+    tl.store(out + at * o_token + columns[None, :], acc.to(out.dtype.element_ty), mask=inside)
 
 
-def add_low_rank(y: torch.Tensor, a: torch.Tensor, b: torch.Tensor, residual: torch.Tensor | None = None) -> None:
-    """Adds a @ b, and `residual`, to y in place. y, residual: (T, n). a: (T, R), b: (R, n), R a power of 2 from 16."""
+def add_low_rank(
+    y: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    *,
+    residual: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """y + a @ b, + `residual`, in one pass, into `out` or in place.
+
+    y, residual, out: (T, n). a: (T, R), b: (R, n), R a power of 2 from 16.
+    """
     n_tokens, n = y.shape
-    _low_rank_kernel[(triton.cdiv(n, 256), triton.cdiv(n_tokens, 64))](
-        y, a, b, residual, y.stride(0), a.stride(0), b.stride(0), residual.stride(0) if residual is not None else 0,
-        n_tokens, n, R=a.shape[1], ADD=residual is not None, BLOCK_T=64, BLOCK_N=256, num_warps=8,
+    out = y if out is None else out
+    _low_rank_kernel[(triton.cdiv(n, 64), triton.cdiv(n_tokens, 64))](
+        y, a, b, residual, out, y.stride(0), a.stride(0), b.stride(0),
+        residual.stride(0) if residual is not None else 0, out.stride(0),
+        n_tokens, n, R=a.shape[1], ADD=residual is not None, BLOCK=64, num_warps=4,
     )  # fmt: skip
+    return out

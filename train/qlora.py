@@ -3,6 +3,7 @@
 out/adapter_model.safetensors, adapter_config.json     PEFT's
 out/uzbench_manifest.json                              what it was made of (harness.manifest)
 out.checkpoints/<16 hex digits>/checkpoint-<step>/     while it runs; the digits name recipe, data and base
+out.eval/                                              its evaluations on the way (train.live)
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from harness.records import digest
 from train import checkpoints, memory
 from train.data import TokenData, read_rows, tokenize
 from train.disk import weights_disk_faults
+from train.live import BEST, Live, Report, best_step, live_spec
 from train.loop import Learner, Log, Loop, Plan
 from train.packing import Schedule
 from train.pairs import read_pairs, tokenize_pairs
 from train.plain import PlainLearner
 from train.recipe import ALL_LINEAR, Recipe
+from train.trackers import Trackers, check_trackers, tracking
 
 PLAN = "plan.json"
 """Beside the checkpoints: how a step is computed."""
@@ -74,37 +77,48 @@ class Prepared:
         return Schedule(len(self.data.rows), recipe.rows_per_step, recipe.epochs, recipe.max_steps, recipe.seed)
 
 
-def train(recipe: Recipe, *, progress: bool = True) -> TrainResult:
-    """Trains an adapter and puts it, with its manifest, at recipe.out.
+def train(recipe: Recipe, *, progress: bool = True, report: Report | None = None) -> TrainResult:
+    """Trains an adapter and puts it, with its manifest, at recipe.out; of evaluations on the way, the best one.
 
     After a kill or Ctrl-C the same recipe on the same data goes on from its last checkpoint, to the same bits.
-    progress: a bar on stderr. Nothing is written to stdout.
+    progress: a bar on stderr. report: writes pages of the evaluations. Nothing is written to stdout.
     Raises DataError, ModelError, NetworkError, UsageError, DiskFullError.
     """
     out = Path(recipe.out)
     _check_out(out)
+    check_trackers(recipe.trackers)
+    if recipe.eval_steps:
+        live_spec(recipe)  # Tasks that don't exist are told before anything is loaded.
     prepared = prepare(recipe)
-    folder = out.with_name(f"{out.name}.checkpoints") / _run_key(prepared)
+    key = _run_key(prepared)
+    folder = out.with_name(f"{out.name}.checkpoints") / key
     with quiet(), one_line(recipe.model), weights_disk_faults(out):
         model = add_adapter(_load(prepared), recipe)
-    with quiet(), _in_memory(recipe), weights_disk_faults(folder):
+    with quiet(), _in_memory(recipe), weights_disk_faults(folder), tracking(recipe, key) as trackers:
         if recipe.method == "dpo":
             from train.preference import train_preference  # TRL takes seconds to load
 
             step, log, resumed_from = train_preference(prepared, model, folder, progress=progress)
         else:
             learner = make_learner(model, recipe)
-            loop = _loop(prepared, model, learner, folder, progress)
+            live = _live(prepared, folder, trackers, report, progress)
+            loop = _loop(prepared, model, learner, folder, progress, _watched(trackers, live))
             whole = checkpoints.found(folder)
             resumed_from = loop.go_on_from(whole[-1]) if whole else 0
             if prepared.data.dropped:
                 loop.say(f"Rows left out: {prepared.data.dropped}. Rows kept: {len(prepared.data.rows)}.")
+            if live:
+                live.start(loop)
             log = loop.run()
             step = loop.step
+            trackers.passed(loop, step)  # The last loss is read when all is done.
+    best = best_step(log)
     manifest = _manifest(prepared, step, log)
     with weights_disk_faults(out), atomic_directory(out) as part:
-        model.save_pretrained(part)
-        (part / "README.md").unlink(missing_ok=True)  # PEFT's card is a form that nobody filled in.
+        if best:
+            shutil.copytree(folder / BEST, part, dirs_exist_ok=True)
+        else:
+            checkpoints.save_adapter(model, part)
         write_manifest(part, manifest)
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):  # Another recipe's checkpoints stay.
@@ -250,7 +264,26 @@ def make_learner(model: PeftModel, recipe: Recipe) -> Learner:
     return PlainLearner(model)
 
 
-def _loop(prepared: Prepared, model: PeftModel, learner: Learner, folder: Path, progress: bool) -> Loop:
+def _live(prepared: Prepared, folder: Path, trackers: Trackers, report: Report | None, progress: bool) -> Live | None:
+    if not prepared.recipe.eval_steps:
+        return None
+    return Live(
+        prepared.recipe, prepared.base, prepared.tokenizer, folder,
+        report=report, scored=trackers.scored, progress=progress,
+    )  # fmt: skip
+
+
+def _watched(trackers: Trackers, live: Live | None) -> Passed:
+    """What is done after each optimizer step."""
+
+    def passed(loop: Loop, step: int) -> bool:
+        trackers.passed(loop, step)
+        return live is not None and live(loop, step)
+
+    return passed
+
+
+def _loop(prepared: Prepared, model: PeftModel, learner: Learner, folder: Path, progress: bool, passed: Passed) -> Loop:
     plan = _plan(prepared, folder, isinstance(learner, PlainLearner))
     flops = None
     if progress and torch.cuda.is_available():
@@ -270,7 +303,7 @@ def _loop(prepared: Prepared, model: PeftModel, learner: Learner, folder: Path, 
 
     return Loop(
         prepared.recipe, model, learner, prepared.data, folder, plan,
-        progress=progress, limit=flops, replan=replan,
+        progress=progress, limit=flops, passed=passed, replan=replan,
     )  # fmt: skip
 
 
@@ -325,6 +358,8 @@ def _manifest(prepared: Prepared, step: int, log: Log) -> Manifest:
         recipe=recipe.to_dict(),
         adapter_digest=prepared.adapter.weights if prepared.adapter else None,
         losses=tuple(log.losses),
+        scores=tuple(log.scores),
+        best_step=best_step(log),
         margins=tuple(log.margins),
         git_commit=git_commit(),
         versions=package_versions(),

@@ -108,7 +108,7 @@ class Bench:
             )
             return model.eval(), AutoTokenizer.from_pretrained(path)
         model = random_model(options.shape, self.dtype, options.quantization, self.device)
-        return model, _word_tokenizer(model.config.vocab_size)
+        return model, word_tokenizer(model.config.vocab_size)
 
     # What is asked.
 
@@ -350,7 +350,7 @@ def _differences(
     )
 
 
-def _word_tokenizer(vocab_size: int) -> Any:
+def word_tokenizer(vocab_size: int) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     special = ["<unk>", "<s>", "</s>"]

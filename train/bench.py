@@ -1,0 +1,245 @@
+"""How fast training is beside plain TRL, and how much memory it takes: the same rows, one run, one machine.
+
+    python -m train.bench train/recipes/mistral_uz_fast_bf16.yaml train/recipes/mistral_uz_seed.yaml
+    python -m train.bench trl:train/recipes/mistral_uz_seed.yaml train/recipes/mistral_uz_seed.yaml --shape mistral-7b
+    python -m train.bench train/recipes/mistral_uz_fast_nf4.yaml --shape mistral-7b --set memory_gib=24
+
+A case is a recipe, behind `trl:` as TRL's SFTTrainer runs it with its defaults; each has a process to itself. Weights
+are random; rows are tokens of lognormal lengths (5.4, 0.6) between 40 and 1,024, the last 60 % of each trained.
+Tokens are real ones, never padding. The limit is the arithmetic of frozen weights (4 operations a parameter and
+token; the head only where a token is trained), of attention and of the adapters, at the speed at which this device
+multiplies two large matrices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SEED_ROWS = 69_000
+"""Rows of the seed's whole run: 23,000, three times."""
+
+STEPS, WARM_UP = 12, 4
+
+
+def rows(n: int, vocabulary: int) -> list[Any]:
+    """Token rows, always the same."""
+    from train.data import TokenRow
+
+    rng = random.Random(3)
+    found = []
+    for _ in range(n):
+        length = max(40, min(1024, int(rng.lognormvariate(5.4, 0.6))))
+        found.append(TokenRow([rng.randrange(4, vocabulary) for _ in range(length)], max(20, int(0.4 * length))))
+    return found
+
+
+def measure(case: str, shape: str, settings: Sequence[str], steps: int) -> dict[str, Any]:
+    """One case, in this process."""
+    import torch
+
+    from harness.engine.shapes import SHAPES, matmul_flops, random_model
+    from train import memory
+    from train.data import TokenData
+    from train.recipe import read_recipe
+
+    by_trl = case.startswith("trl:")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    recipe = read_recipe(case.removeprefix("trl:"), [f"max_steps={WARM_UP + steps}", "model=random", *settings])
+    data = TokenData(tuple(rows(recipe.rows_per_step * (WARM_UP + steps), SHAPES[shape]["vocab_size"])), {})
+    share, length = data.n_trained_tokens / data.n_tokens, data.n_tokens / len(data.rows)
+    flops = matmul_flops(device, dtype)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        if recipe.memory_gib:
+            total = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, recipe.memory_gib * 2**30 / total))
+    model = random_model(shape, dtype, recipe.quantization, device)
+    dimensions = memory.Shape.of(model.config, recipe)
+    limit = flops / dimensions.flops_per_token(share, length)
+    found = (_by_trl if by_trl else _by_ours)(model, recipe, data, steps, dimensions)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
+    rate = found.pop("rate")
+    return {
+        "case": case,
+        "base": recipe.quantization,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "tokens_per_s": round(rate),
+        "rows_per_s": round(rate / length, 1),
+        "of_limit": round(rate / limit, 3),
+        "matmul_tflops": round(flops / 1e12),
+        "peak_gib": round(peak, 1) if peak else None,
+        "seed_minutes": round(SEED_ROWS * length / rate / 60, 1),
+        **found,
+    }
+
+
+def _by_ours(model: Any, recipe: Any, data: Any, steps: int, dimensions: Any) -> dict[str, Any]:
+    import torch
+
+    from train import memory
+    from train.loop import Loop, Plan
+    from train.qlora import CPU_TOKENS, add_adapter, make_learner
+
+    tuned = add_adapter(model.requires_grad_(False), recipe)
+    learner = make_learner(tuned, recipe)
+    cuda = tuned.device.type == "cuda"
+    plan, predicted = Plan(CPU_TOKENS, 0), None
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        per_step = recipe.rows_per_step
+        chunks = [data.rows[at : at + per_step] for at in range(0, len(data.rows), per_step)]
+        lengths = [([len(row.ids) for row in some], [len(row.ids) - row.n_prompt for row in some]) for some in chunks]
+        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+        if recipe.memory_gib:
+            free = min(free, int(recipe.memory_gib * 2**30))
+        plan = Plan(*memory.planned(dimensions, lengths, free, recipe))
+    clock: list[tuple[float, int]] = []
+
+    def passed(loop: Loop, step: int) -> bool:
+        if step in (WARM_UP, WARM_UP + steps):
+            if cuda:
+                torch.cuda.synchronize()
+            clock.append((time.perf_counter(), loop.log.tokens))
+        return False
+
+    with tempfile.TemporaryDirectory() as folder:
+        loop = Loop(recipe, tuned, learner, data, Path(folder), plan, passed=passed)
+        losses = loop.run().losses
+    if cuda:
+        largest = max(
+            (
+                sum(loop.lengths[row] for row in part),
+                sum(len(data.rows[row].ids) - data.rows[row].n_prompt for row in part),
+            )
+            for step in range(loop.schedule.steps)
+            for part in loop.parts(loop.schedule.rows(step))
+        )
+        predicted = round(memory.peak_bytes(dimensions, *largest, plan.recompute) / 2**30, 1)
+    (start, before), (end, after) = clock
+    return {
+        "rate": (after - before) / (end - start),
+        "predicted_gib": predicted,
+        "pass_tokens": plan.most_tokens,
+        "recompute_layers": plan.recompute,
+        "losses": [round(loss, 4) for _, loss in losses],
+    }
+
+
+def _by_trl(model: Any, recipe: Any, data: Any, steps: int, _: Any) -> dict[str, Any]:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from harness.engine.bench import word_tokenizer
+    from train.recipe import ALL_LINEAR
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.ends: list[float] = []
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.ends.append(time.perf_counter())
+
+    clock, counted = Clock(), []
+    every = recipe.lora_targets == (ALL_LINEAR,)
+    given = [
+        {"input_ids": row.ids, "completion_mask": [0] * row.n_prompt + [1] * (len(row.ids) - row.n_prompt)}
+        for row in data.rows
+    ]
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=tempfile.mkdtemp(),
+            per_device_train_batch_size=recipe.batch_size,
+            gradient_accumulation_steps=recipe.gradient_accumulation,
+            max_steps=WARM_UP + steps,
+            learning_rate=recipe.learning_rate,
+            max_length=recipe.max_length,
+            bf16=model.dtype == torch.bfloat16,
+            report_to="none",
+            save_strategy="no",
+            logging_steps=1,
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(given),
+        processing_class=word_tokenizer(model.config.vocab_size),
+        callbacks=[clock],
+        peft_config=LoraConfig(
+            r=recipe.lora_rank,
+            lora_alpha=recipe.lora_alpha,
+            lora_dropout=recipe.lora_dropout,
+            target_modules=ALL_LINEAR if every else list(recipe.lora_targets),
+            task_type="CAUSAL_LM",
+        ),
+    )
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    collate = trainer.data_collator
+
+    def count(features: Any) -> Any:
+        batch = collate(features)
+        counted.append(int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel())
+        return batch
+
+    trainer.data_collator = count
+    trainer.train()
+    parts = recipe.gradient_accumulation
+    seconds = clock.ends[WARM_UP + steps - 1] - clock.ends[WARM_UP - 1]
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    return {"rate": sum(counted[WARM_UP * parts : (WARM_UP + steps) * parts]) / seconds, "losses": losses}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures the cases named, each in a process of its own; prints a line of JSON each, then a table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cases", nargs="+", metavar="[trl:]RECIPE.yaml")
+    parser.add_argument("--shape", default="tiny", help="of the random weights")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--steps", type=int, default=STEPS, help="measured, after some to warm up")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.here:
+        print(json.dumps(measure(options.cases[0], options.shape, options.settings, options.steps)))
+        return 0
+    found = []
+    for case in options.cases:
+        command = [sys.executable, "-m", "train.bench", case, "--here", "--shape", options.shape]
+        command += ["--steps", str(options.steps), *(f"--set={setting}" for setting in options.settings)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        if done.returncode:
+            print(f"{case} failed", file=sys.stderr)
+            continue
+        line = done.stdout.strip().splitlines()[-1]
+        print(line, file=sys.stderr, flush=True)
+        found.append(json.loads(line))
+    print("| recipe | base | tokens/s | rows/s | of the limit | peak GiB | predicted | 69,000 rows |")
+    print("| --- | --- | --: | --: | --: | --: | --: | --: |")
+    for row in found:
+        cells = (
+            row["case"], row["base"], f"{row['tokens_per_s']:,}", row["rows_per_s"], f"{row['of_limit']:.0%}",
+            row["peak_gib"] or "", row.get("predicted_gib") or "", f"{row['seed_minutes']} min",
+        )  # fmt: skip
+        print(f"| {' | '.join(map(str, cells))} |")
+    return 0 if len(found) == len(options.cases) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
