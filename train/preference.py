@@ -227,6 +227,8 @@ def _check(recipe: Recipe) -> None:
             raise UsageError(f"{name} has no effect with method dpo. Try: {name}={written}")
     if recipe.quantization == "fp8":
         raise UsageError("quantization: fp8 isn't written for method dpo. Try: quantization=nf4")
+    if torch.cuda.device_count() > 1:
+        raise UsageError("Method dpo takes one GPU and sees several. Try: export CUDA_VISIBLE_DEVICES=0")
 
 
 def _config(recipe: Recipe, folder: Path, *, cuda: bool, bf16: bool) -> DPOConfig:
