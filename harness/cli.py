@@ -690,12 +690,14 @@ def train(
       uzbench run --model gemma-3-270m --adapter adapters/mine
     """
     from train.recipe import read_recipe
+    from train.trackers import check_trackers
 
     wanted = read_recipe(recipe, overrides or [])
+    check_trackers(wanted.trackers)
     # Only now: torch takes ten seconds to say that a file is missing.
     from train.qlora import train as train_adapter
 
-    result = train_adapter(wanted, progress=sys.stderr.isatty())
+    result = train_adapter(wanted, progress=sys.stderr.isatty(), report=_write_curve)
     if json:
         _print_json({"adapter": str(result.adapter), "manifest": result.manifest.to_dict()})
     else:
@@ -891,6 +893,22 @@ def mirror(
         _print_json({"files": [str(path) for path in paths]})
     else:
         _print_paths(paths)
+
+
+def _write_curve(runs: Sequence[Any], comparisons: Sequence[Any], best: int, folder: Path) -> None:
+    """What `compare` writes, of evaluations while training: the best against the base, the first of the runs, and the
+    curve of all."""
+    from harness.files import write_json
+    from harness.series import series
+    from reports.html import write_page
+    from reports.markdown import write_report, write_series
+
+    base, cand, comparison, several = runs[0], runs[best + 1], comparisons[best], series(runs, comparisons)
+    write_json(folder / "comparison.json", comparison.to_dict())
+    write_report(comparison, base, cand, folder / "report.md")
+    write_page(comparison, base, cand, folder / "report.html", several)
+    write_json(folder / "series.json", several.to_dict())
+    write_series(several, folder / "series.md")
 
 
 def _by_comma(text: str) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ class Manifest(Record):
     n_tokens, n_trained_tokens: of one epoch, without padding; the second count only completions.
     adapter_digest: of the adapter that it started from, which the recipe names.
     losses: (step, mean loss of that step in nats a trained token, of dpo in nats a pair).
+    scores: of evaluations on the way, (step, macro average in [0,1]), step 0 the base. best_step: the one whose adapter
+    this is, None for the last.
     margins: of dpo, (step, mean over its pairs of beta times how much further than the model it started from it
     prefers the chosen answer, in nats).
     """
@@ -48,6 +50,8 @@ class Manifest(Record):
     recipe: dict[str, Any]
     adapter_digest: str | None = None
     losses: tuple[tuple[int, float], ...] = ()
+    scores: tuple[tuple[int, float], ...] = ()
+    best_step: int | None = None
     margins: tuple[tuple[int, float], ...] = ()
     git_commit: str | None = None
     versions: dict[str, str] = field(default_factory=dict)

@@ -74,6 +74,12 @@ def load(checkpoint: Path, model: Any, optimizer: torch.optim.Optimizer) -> dict
     return log
 
 
+def save_adapter(model: Any, directory: Path) -> None:
+    """Writes an adapter as PEFT does, without the card that is a form nobody filled in."""
+    model.save_pretrained(directory)
+    (directory / "README.md").unlink(missing_ok=True)
+
+
 def _trained(model: Any) -> dict[str, torch.Tensor]:
     """The parameters that learn, in the optimizer's order."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -12,7 +12,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +297,7 @@ def _loop(prepared: Prepared, model: PeftModel, learner: Learner, folder: Path, 
         longest = max(len(row.ids) for row in prepared.data.rows)
         if old.most_tokens <= longest:
             raise _no_memory(prepared.recipe)
-        new = Plan(max(longest, old.most_tokens // 2), old.recompute)
+        new = Plan(max(longest, old.most_tokens // 2), old.recompute, old.unpacked)
         _keep_plan(folder, new)
         return new
 
@@ -310,7 +310,7 @@ def _loop(prepared: Prepared, model: PeftModel, learner: Learner, folder: Path, 
 def _plan(prepared: Prepared, folder: Path, plain: bool) -> Plan:
     if (folder / PLAN).is_file():
         kept = read_json(folder / PLAN)
-        return Plan(kept["most_tokens"], kept["recompute"])
+        return Plan(kept["most_tokens"], kept["recompute"], kept["unpacked"])
     recipe = prepared.recipe
     if plain:
         plan = Plan(recipe.micro_batch_tokens or CPU_TOKENS, max(0, recipe.recompute_layers))
@@ -324,7 +324,7 @@ def _plan(prepared: Prepared, folder: Path, plain: bool) -> Plan:
 
 
 def _keep_plan(folder: Path, plan: Plan) -> None:
-    write_json(folder / PLAN, {"most_tokens": plan.most_tokens, "recompute": plan.recompute})
+    write_json(folder / PLAN, asdict(plan))
 
 
 def steps_tokens(prepared: Prepared) -> list[tuple[list[int], list[int]]]:
