@@ -31,10 +31,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from harness.errors import DataError, UnknownNameError
+from harness.provenance import file_digest
 from harness.records import Record
 from tasks_uz.answers import alphabets, is_uzbek
 from tasks_uz.prompts import render_row
-from train.contamination import Hit, Index, eval_documents
+from train.contamination import Hit, Index, eval_index
 from train.data import Row, read_row, split_tokens
 from train.duplicates import ALIKE, RUN, Pairs, Shares, Sketches, alike, near_duplicates, sketches
 from train.shingles import Hashes, Texts
@@ -113,7 +114,10 @@ _LEFT_OVER = re.compile(
 # Cyrillic before Latin, or one Latin letter before Cyrillic: the two look alike. Telegramга is a name and its ending.
 _MIXED = re.compile(r"[\u0400-\u04ff][ʻʼ'‘’`]?[A-Za-z]|\b[A-Za-z][\u0400-\u04ff]")
 _INVISIBLE = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060\ufeff]")
-_MARKS = "'‘’ʻʼ`"
+WAYS = ("ʻʼ", "'", "‘’", "`")
+"""Of writing the marks of oʻ, gʻ and ʼ."""
+
+_MARKS = "".join(WAYS)
 _MARK = re.compile(rf"(?<=\w)[{_MARKS}]")
 
 
@@ -205,17 +209,16 @@ def check_data(
     Raises DataError where there is no file, UnknownNameError for a task.
     """
     path, allow = Path(path), frozenset(allow)
-    documents, unread = eval_documents()
+    index, unread = eval_index()
     for task in allow:
-        if task not in documents and task not in unread:
-            raise UnknownNameError("Task", task, [*documents, *unread], "All tasks: uzbench tasks")
-    index = Index(documents)
+        if task not in index.tasks and task not in unread:
+            raise UnknownNameError("Task", task, [*index.tasks, *unread], "All tasks: uzbench tasks")
     look = _Look(path, index, tokenizer, prompt_format, max_length)
-    seen, sha256 = _Seen(), hashlib.sha256()
+    seen = _Seen()
     try:
-        size = path.stat().st_size
+        size, whole = path.stat().st_size, _is_array(path)
         with _Workers(look, size) as workers, _bar(size, progress) as bar:
-            for n_bytes, each in workers.map("examine", _blocks(path, sha256)):
+            for n_bytes, each in workers.map("examine", () if whole else _blocks(path)):
                 seen.add(each)
                 bar.update(n_bytes)
             bar.set_description("comparing rows")
@@ -224,14 +227,18 @@ def check_data(
         raise DataError(path, "no such file; expected JSONL, one object a line") from None
     except IsADirectoryError:
         raise DataError(path, "a directory, where a JSONL file was expected") from None
+    if whole:
+        says = f"a JSON array, expected JSONL, one object a line. Try: jq -c '.[]' {path} > rows.jsonl"
+        seen.note("schema", "a JSON array", Place(None, says))
     lengths = _lengths(seen, max_length)
     if not seen.n_rows and not seen.found:
         seen.note("schema", "empty", Place(None, "empty, expected one JSON object a line"))
+    _note_marks(seen)
     findings = seen.findings()
     refused = [each for each in findings if each.kind in ERRORS and each.what not in map(_items_of, allow)]
     return DataReport(
         path=str(path),
-        sha256=sha256.hexdigest(),
+        sha256=file_digest(path),
         n_rows=seen.n_rows,
         errors=tuple(refused),
         warnings=tuple(each for each in findings if each not in refused),
@@ -240,7 +247,7 @@ def check_data(
         n_told=seen.n_told,
         n_uzbek=seen.n_uzbek,
         lengths=lengths,
-        tasks=tuple(documents),
+        tasks=index.tasks,
         unread=unread,
         untold=tuple(f"{task}/{item}" for task, item in index.untold),
     )
@@ -271,16 +278,19 @@ class _Block:
     too_long: int = 0
 
 
-def _blocks(path: Path, sha256: Any) -> Iterator[_Block]:
+def _is_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(BLOCK).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+
+
+def _blocks(path: Path) -> Iterator[_Block]:
     number, offset = 1, 0
     with path.open("rb") as file:
         block = _Block(number, offset, [])
         while line := file.readline(LONGEST_LINE + 1):
-            sha256.update(line)
             length = len(line)
             if length > LONGEST_LINE:
                 while not line.endswith(b"\n") and (line := file.readline(LONGEST_LINE)):
-                    sha256.update(line)
                     length += len(line)
                 yield block
                 yield _Block(number, offset, [], length)
@@ -371,7 +381,7 @@ class _Look:
             seen.note("schema", "a byte order mark", Place(number, says))
             return None
         try:
-            return read_row(self._path, number, line)
+            return read_row(self._path, number, line.rstrip(b"\r\n"))
         except DataError as error:
             # What varies between lines stands behind a colon or in brackets.
             what = re.split(r": | \(|, saw", error.reason)[0]
@@ -383,8 +393,8 @@ class _Look:
         seen.n_rows = len(rows)
         seen.n_words = int(texts.words().sum())
         seen.lines.append(np.array([row.line for row in rows]))
-        seen.asked.append(_digests(f"{row.instruction}\0{row.input}" for row in rows))
-        seen.whole.append(_digests(f"{row.instruction}\0{row.input}\0{row.output}" for row in rows))
+        seen.asked.append(_digests(f"{row.instruction} \0 {row.input}" for row in rows))
+        seen.whole.append(_digests(f"{row.instruction} \0 {row.input} \0 {row.output}" for row in rows))
         seen.sketches.append(sketches(texts))
         for place, hits in sorted(self._index.find(texts).items()):
             for hit in hits:
@@ -400,8 +410,8 @@ class _Look:
         def note(kind: str, what: str, says: str) -> None:
             seen.note(kind, what, Place(row.line, says))
 
-        if refused := _refusal().search(head):
-            note("refusal", "answers that refuse", f"refuses: {_shortened(row.output, 60)} ({refused[0]})")
+        if _refusal().search(head):
+            note("refusal", "answers that refuse", f"refuses: {_shortened(row.output, 60)}")
         if left := _LEFT_OVER.search(row.output) or _LEFT_OVER.fullmatch(row.input.strip()):
             note("left_over", "left over from generating", f"left over: {_shortened(left[0], 60)!r}")
         if mixed := _MIXED.search(row.output):
@@ -541,6 +551,15 @@ def _find_repeated(seen: _Seen, workers: _Workers) -> None:
         seen.note(
             "near_duplicate", f"rows that share {ALIKE} and more of their runs of {RUN} words", *places, n=next(n_near)
         )
+
+
+def _note_marks(seen: _Seen) -> None:
+    ways = {way: sum(seen.marks[mark] for mark in way) for way in WAYS}
+    rarer = seen.marks.total() - max(ways.values())
+    if rarer > 0.01 * seen.marks.total():
+        used = ", ".join(f"{way} {n:,}" for way, n in ways.items() if n)
+        says = f"oʻ, gʻ and ʼ are written in several ways ({used}); a model learns all of them"
+        seen.note("marks", "marks unlike the file's others", Place(None, says), n=rarer)
 
 
 def _lengths(seen: _Seen, max_length: int) -> Lengths | None:

@@ -149,10 +149,11 @@ class Index:
     """The items of tasks, to be looked for in rows.
 
     documents: each task's, as its items.jsonl or its `load` has them.
-    untold: (task, item) of which no text is long enough.
+    tasks: those it holds. untold: (task, item) of which no text is long enough.
     """
 
     def __init__(self, documents: Mapping[str, Iterable[Mapping[str, Any]]]):
+        self.tasks = tuple(documents)
         owners: dict[_Part, dict[tuple[str, str], None]] = defaultdict(dict)
         groups: dict[_Part, str] = {}
         items: dict[tuple[str, str], None] = {}
@@ -269,6 +270,15 @@ def _longest_run(row: str, known: str) -> int:
     """Words of the longest run of words that two skeletons share."""
     one, two = row.split(), known.split()
     return SequenceMatcher(None, one, two, autojunk=False).find_longest_match().size
+
+
+def eval_index(mirror: str | os.PathLike[str] | None = None) -> tuple[Index, dict[str, str]]:
+    """The items of every task that can be read here, and why the other tasks can't.
+
+    mirror: of hub data; UZBENCH_MIRROR where None.
+    """
+    documents, unread = eval_documents(mirror)
+    return Index(documents), unread
 
 
 def eval_documents(mirror: str | os.PathLike[str] | None = None) -> tuple[dict[str, list[Row]], dict[str, str]]:
