@@ -92,6 +92,7 @@ def test_gate_imports_no_model_library(options: list[str], tmp_path: Path) -> No
         ["run", "--model", "empty"],
         ["compare", "empty", "empty"],
         ["import", "empty"],
+        ["check-data", "nowhere.jsonl"],
         ["train", "nowhere.yaml"],
         ["train", "recipe.yaml", "epoch=1"],
     ],
