@@ -5,7 +5,7 @@
     python -m train.bench train/recipes/mistral_uz_fast_nf4.yaml --shape mistral-7b --set memory_gib=24
 
 A case is a recipe, behind `trl:` as TRL's SFTTrainer runs it with its defaults; each has a process to itself. Weights
-are random; rows are tokens of lognormal lengths (5.4, 0.6) between 40 and 1,024, the last 60 % of each trained.
+are random; rows have lognormal lengths (5.4, 0.6) between 40 and 1,024 tokens, the last 60 % of each trained.
 Tokens are real ones, never padding. The limit is the arithmetic of frozen weights (4 operations a parameter and
 token; the head only where a token is trained), of attention and of the adapters, at the speed at which this device
 multiplies two large matrices.
@@ -28,7 +28,7 @@ from typing import Any
 SEED_ROWS = 69_000
 """Rows of the seed's whole run: 23,000, three times."""
 
-STEPS, WARM_UP = 12, 4
+STEPS, WARM_UP = 12, 6
 
 
 def rows(n: int, vocabulary: int) -> list[Any]:
@@ -39,7 +39,9 @@ def rows(n: int, vocabulary: int) -> list[Any]:
     found = []
     for _ in range(n):
         length = max(40, min(1024, int(rng.lognormvariate(5.4, 0.6))))
-        found.append(TokenRow([rng.randrange(4, vocabulary) for _ in range(length)], max(20, int(0.4 * length))))
+        # Rare and frequent tokens, so that there is something to learn.
+        ids = [int(vocabulary ** rng.random()) for _ in range(length)]
+        found.append(TokenRow(ids, max(20, int(0.4 * length))))
     return found
 
 
@@ -66,6 +68,7 @@ def measure(case: str, shape: str, settings: Sequence[str], steps: int) -> dict[
             torch.cuda.set_per_process_memory_fraction(min(1.0, recipe.memory_gib * 2**30 / total))
     model = random_model(shape, dtype, recipe.quantization, device)
     dimensions = memory.Shape.of(model.config, recipe)
+    assert dimensions is not None  # all shapes are of that family
     limit = flops / dimensions.flops_per_token(share, length)
     found = (_by_trl if by_trl else _by_ours)(model, recipe, data, steps, dimensions)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
@@ -79,6 +82,7 @@ def measure(case: str, shape: str, settings: Sequence[str], steps: int) -> dict[
         "of_limit": round(rate / limit, 3),
         "matmul_tflops": round(flops / 1e12),
         "peak_gib": round(peak, 1) if peak else None,
+        "flops_per_token": round(dimensions.flops_per_token(share, length)),
         "seed_minutes": round(SEED_ROWS * length / rate / 60, 1),
         **found,
     }
@@ -88,23 +92,19 @@ def _by_ours(model: Any, recipe: Any, data: Any, steps: int, dimensions: Any) ->
     import torch
 
     from train import memory
-    from train.loop import Loop, Plan
-    from train.qlora import CPU_TOKENS, add_adapter, make_learner
+    from train.loop import Loop
+    from train.packing import Schedule
+    from train.planning import plan_of
+    from train.qlora import add_adapter, make_learner
 
     tuned = add_adapter(model.requires_grad_(False), recipe)
     learner = make_learner(tuned, recipe)
     cuda = tuned.device.type == "cuda"
-    plan, predicted = Plan(CPU_TOKENS, 0), None
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        per_step = recipe.rows_per_step
-        chunks = [data.rows[at : at + per_step] for at in range(0, len(data.rows), per_step)]
-        lengths = [([len(row.ids) for row in some], [len(row.ids) - row.n_prompt for row in some]) for some in chunks]
-        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
-        if recipe.memory_gib:
-            free = min(free, int(recipe.memory_gib * 2**30))
-        plan = Plan(*memory.planned(dimensions, lengths, free, recipe))
+    schedule = Schedule(len(data.rows), recipe.rows_per_step, recipe.epochs, recipe.max_steps, recipe.seed)
+    plan = plan_of(tuned.get_base_model().config, recipe, model.dtype, data.rows, schedule)
     clock: list[tuple[float, int]] = []
 
     def passed(loop: Loop, step: int) -> bool:
@@ -117,6 +117,7 @@ def _by_ours(model: Any, recipe: Any, data: Any, steps: int, dimensions: Any) ->
     with tempfile.TemporaryDirectory() as folder:
         loop = Loop(recipe, tuned, learner, data, Path(folder), plan, passed=passed)
         losses = loop.run().losses
+    predicted = None
     if cuda:
         largest = max(
             (
@@ -126,13 +127,14 @@ def _by_ours(model: Any, recipe: Any, data: Any, steps: int, dimensions: Any) ->
             for step in range(loop.schedule.steps)
             for part in loop.parts(loop.schedule.rows(step))
         )
-        predicted = round(memory.peak_bytes(dimensions, *largest, plan.recompute) / 2**30, 1)
+        predicted = round(memory.peak_bytes(dimensions, *largest, plan.recompute, plan.unpacked) / 2**30, 1)
     (start, before), (end, after) = clock
     return {
         "rate": (after - before) / (end - start),
         "predicted_gib": predicted,
         "pass_tokens": plan.most_tokens,
         "recompute_layers": plan.recompute,
+        "unpacked_layers": plan.unpacked,
         "losses": [round(loss, 4) for _, loss in losses],
     }
 

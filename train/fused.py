@@ -32,9 +32,6 @@ from train import kernels
 from train.loss import summed_loss
 from train.packing import Packed
 
-FUSED = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""config.model_type of the decoders that are written out here."""
-
 
 @dataclass(slots=True)
 class _Adapter:
@@ -107,6 +104,22 @@ class Product:
         self._a = torch.zeros(self.R, self.K, dtype=dtype, device=weight.device)
         self._b = torch.zeros(self.N, self.R, dtype=dtype, device=weight.device)
 
+    def unpack(self) -> None:
+        """Keeps the dequantized weights: a product costs no dequantization any more, and 16 bits a weight."""
+        if self._kind != "Linear":
+            self._matrix = torch.zeros_like(self._matrix)
+            self._dequantize()
+            self._kind = "Linear"
+            self._matrix[self.N :, : self.K], self._matrix[: self.N, self.K :] = self._a, self._b
+            self._a, self._b = self._matrix[self.N :, : self.K], self._matrix[: self.N, self.K :]
+
+    def _dequantize(self) -> None:
+        for layer, part in zip(self.layers, self._parts(self._matrix), strict=True):
+            if self._kind == "Linear4bit":
+                kernels.dequantize_nf4(layer.weight, layer.weight.quant_state, part)
+            else:
+                kernels.dequantize_int8(*_int8(layer), part)
+
     def _parts(self, matrix: torch.Tensor) -> list[torch.Tensor]:
         """The block of each layer's own weight in a matrix."""
         return list(matrix[: self.N, : self.K].split(self.widths))
@@ -135,11 +148,7 @@ class Product:
         """S, (N + R, K + R): the weights in the dtype of products, good until the next product's is asked for."""
         if self._kind == "Linear":
             return self._matrix
-        for layer, part in zip(self.layers, self._parts(self._matrix), strict=True):
-            if self._kind == "Linear4bit":
-                kernels.dequantize_nf4(layer.weight, layer.weight.quant_state, part)
-            else:
-                kernels.dequantize_int8(*_int8(layer), part)
+        self._dequantize()
         if self.R:
             self._matrix[self.N :, : self.K].copy_(self._a)
             self._matrix[: self.N, self.K :].copy_(self._b)
@@ -350,7 +359,7 @@ class _Attention(_Block):
         given = inner.forward(x, run)
         qkv, rstds = given, None
         q, k, v = qkv.split(inner.widths, dim=1)
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             qkv = torch.empty_like(given)
             normed_q, normed_k, copied_v = qkv.split(inner.widths, dim=1)
             rstds = (
@@ -359,8 +368,8 @@ class _Attention(_Block):
             )
             copied_v.copy_(v)
             q, k, v = normed_q, normed_k, copied_v
-        kernels.rotate(q, run.cos, run.sin, head_dim=self.head_dim)
-        kernels.rotate(k, run.cos, run.sin, head_dim=self.head_dim)
+        turned = inner.widths[0] + inner.widths[1]  # queries and keys lie side by side
+        kernels.rotate(qkv[:, :turned], run.cos, run.sin, head_dim=self.head_dim)
         o = outer.empty(len(h), h)
         lse = kernels.attention(
             q, k, v, o[:, : outer.K], run.rows, head_dim=self.head_dim, scale=self.scale, window=self.window
@@ -385,9 +394,9 @@ class _Attention(_Block):
             do, q, k, v, o[:, : outer.K], lse, dq, dk, dv, run.rows,
             head_dim=self.head_dim, scale=self.scale, window=self.window,
         )  # fmt: skip
-        kernels.rotate(dq, run.cos, run.sin, head_dim=self.head_dim, back=True)
-        kernels.rotate(dk, run.cos, run.sin, head_dim=self.head_dim, back=True)
-        if rstds is not None:
+        turned = inner.widths[0] + inner.widths[1]
+        kernels.rotate(d_qkv[:, :turned], run.cos, run.sin, head_dim=self.head_dim, back=True)
+        if self.q_norm is not None and self.k_norm is not None:
             q, k, _ = given.split(inner.widths, dim=1)
             kernels.rms_norm_backward(dq, q, self.q_norm.weight, rstds[0], dq)
             kernels.rms_norm_backward(dk, k, self.k_norm.weight, rstds[1], dk)
@@ -471,7 +480,7 @@ class _Norm(torch.autograd.Function):
 class FusedLearner:
     """A PEFT model on CUDA whose passes are those above.
 
-    model: of one of the architectures of FUSED, on CUDA, in a 16-bit dtype or quantized. fp8: its base becomes float8.
+    model: one that train.planning.written_out says yes to. fp8: its base becomes float8.
     recompute: layers, from the first, whose activations are computed twice.
     """
 
@@ -480,7 +489,9 @@ class FusedLearner:
         self._model, self._decoder, self._head = model, causal.model, causal.lm_head
         self._config = causal.config
         self.recompute = recompute
-        kind, scratch, places = Float8Product if fp8 else Product, {}, iter(range(10**6))
+        kind = Float8Product if fp8 else Product
+        scratch: dict[tuple[int, int], torch.Tensor] = {}
+        places = iter(range(10**6))
         blocks: list[tuple[_Block, _Block]] = []
         for number, layer in enumerate(self._decoder.layers):
 
@@ -494,13 +505,22 @@ class FusedLearner:
         for pair in blocks:
             for block in pair:
                 block.room = room
-        self._tails = [tail for product in products for tail in product.tails()]
+        self._products = products
+        self.refresh()
+
+    def unpack(self, layers: int) -> None:
+        """Keeps the dequantized weights of so many layers, from the first."""
+        for pair in self._blocks[:layers]:
+            for block in pair:
+                for product in block.products:
+                    product.unpack()
         self.refresh()
 
     def refresh(self) -> None:
         """Takes the adapters' weights over into the products, after an optimizer step."""
         with torch.no_grad():
-            places, parameters, factors = zip(*self._tails, strict=True)
+            tails = [tail for product in self._products for tail in product.tails()]
+            places, parameters, factors = zip(*tails, strict=True)
             scaled = torch._foreach_mul(parameters, list(factors))
             torch._foreach_copy_(places, scaled)
 
@@ -524,17 +544,6 @@ class FusedLearner:
                 h = h.index_select(0, predictors)
             h = _Run.apply(gated, run, h, *gated.parameters)
         return summed_loss(_Norm.apply(h, self._decoder.norm), self._head, targets, self._config)
-
-
-def fusable(model: Any) -> bool:
-    """Whether a PEFT model's passes can be those of this module."""
-    config = model.get_base_model().config
-    return (
-        model.device.type == "cuda"
-        and config.model_type in FUSED
-        and config.hidden_act == "silu"
-        and model.get_base_model().dtype in (torch.bfloat16, torch.float16)
-    )
 
 
 def _eps(norm: Any) -> float:

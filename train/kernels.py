@@ -21,6 +21,9 @@ import triton.language as tl
 BLOCK = 64
 """Tokens of a block of queries or keys."""
 
+_VARY = ["n_tokens"]
+"""What differs from pass to pass: else a kernel is compiled again where it happens to be a multiple of 16."""
+
 _LOG2E = tl.constexpr(1.4426950408889634)
 
 
@@ -48,7 +51,7 @@ class Rows:
         return cls(first, start, end)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARY)
 def _attention_forward(
     query, key, value, out, lse, block_first, row_start, row_end,
     q_token, k_token, v_token, o_token, n_tokens, scale, window,
@@ -95,7 +98,7 @@ def _attention_forward(
     tl.store(lse + head * n_tokens + rows, top + tl.log2(total), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARY)
 def _attention_backward_query(
     query, key, value, out, d_out, d_query, lse, delta, block_first, row_start, row_end,
     q_token, k_token, v_token, o_token, do_token, dq_token, n_tokens, scale, window,
@@ -135,7 +138,7 @@ def _attention_backward_query(
     tl.store(place, (acc * scale).to(d_query.dtype.element_ty), mask=inside[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARY)
 def _attention_backward_key(
     query, key, value, d_out, d_key, d_value, lse, delta, block_first, row_start, row_end,
     q_token, k_token, v_token, do_token, dk_token, dv_token, n_tokens, scale, window,
@@ -314,7 +317,7 @@ def _rotate_kernel(x, cos, sin, x_token, c_token, n_heads, sign, HALF: tl.conste
     width = tl.arange(0, HALF)
     c = tl.load(cos + token * c_token + width)[None, :].to(tl.float32)
     s = tl.load(sin + token * c_token + width)[None, :].to(tl.float32) * sign
-    heads = tl.arange(0, HEADS)
+    heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     place = x + token * x_token + heads[:, None] * 2 * HALF + width[None, :]
     inside = heads[:, None] < n_heads
     one = tl.load(place, mask=inside, other=0.0).to(tl.float32)
@@ -326,9 +329,9 @@ def _rotate_kernel(x, cos, sin, x_token, c_token, n_heads, sign, HALF: tl.conste
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, head_dim: int, back: bool = False) -> None:
     """Rotary positions in place, x: (T, heads · D), cos, sin: (T, D), both halves alike. back: its gradient."""
     n_heads = x.shape[1] // head_dim
-    _rotate_kernel[(len(x),)](
+    _rotate_kernel[(len(x), triton.cdiv(n_heads, 8))](
         x, cos, sin, x.stride(0), cos.stride(0), n_heads, -1.0 if back else 1.0,
-        HALF=head_dim // 2, HEADS=triton.next_power_of_2(n_heads), num_warps=4,
+        HALF=head_dim // 2, HEADS=8, num_warps=2,
     )  # fmt: skip
 
 
@@ -439,7 +442,7 @@ def dequantize_int8(weight: torch.Tensor, absmax: torch.Tensor, out: torch.Tenso
     _int8_kernel[(n, triton.cdiv(k, 2048))](weight, absmax, out, out.stride(0), k, BLOCK=2048, num_warps=4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def _dropped_kernel(x, out, x_token, o_token, n, p, seed, ADD: tl.constexpr, BLOCK: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -483,7 +486,7 @@ def quantize_fp8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return out, scales
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARY)
 def _low_rank_kernel(
     y, a, b, residual, out, y_token, a_token, b_row, r_token, o_token, n_tokens, n,
     R: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr,

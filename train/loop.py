@@ -25,7 +25,9 @@ from harness.errors import ModelError
 from train import checkpoints
 from train.data import TokenData
 from train.packing import Packed, Schedule, divided, passes
+from train.planning import Plan
 from train.recipe import Recipe
+from train.team import Team
 
 
 class Learner(Protocol):
@@ -40,20 +42,13 @@ class Learner(Protocol):
         """The summed loss of a pass, with its gradient."""
         ...
 
+    def unpack(self, layers: int) -> None:
+        """Keeps the dequantized weights of so many layers, from the first."""
+        ...
+
     def refresh(self) -> None:
         """Called when the trained parameters have changed."""
         ...
-
-
-@dataclass(slots=True)
-class Plan:
-    """How a step is computed. It is kept with the checkpoints: other passes are other bits.
-
-    most_tokens: of one pass. recompute: layers, from the first, whose activations are computed twice.
-    """
-
-    most_tokens: int
-    recompute: int
 
 
 @dataclass(slots=True)
@@ -68,18 +63,6 @@ class Log:
     seconds: float = 0.0
     tokens: int = 0
     margins: list[tuple[int, float]] = field(default_factory=list)
-
-
-class Team:
-    """The processes that share a run: their number, which this is, and sums over all of them."""
-
-    n, number = 1, 0
-
-    def add(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Makes each tensor its sum over all processes, in place."""
-
-    def wait(self) -> None:
-        """Until all have come here."""
 
 
 class Loop:
@@ -149,6 +132,7 @@ class Loop:
         self._bar.reset(total=self.schedule.steps)
         self._bar.initial = self._bar.n = self.step
         self.learner.recompute = self.plan.recompute
+        self.learner.unpack(self.plan.unpacked)
         before, started, first = self.log.seconds, time.monotonic(), self.log.tokens
         with self._bar, self._prepared() as prepared:
             waiting: torch.Tensor | None = None

@@ -27,6 +27,9 @@ GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"),
 SPARE = 0.94
 """Share of the free memory that is planned with: the rest is lost between blocks of different sizes."""
 
+UNPACKED = 0.75
+"""Share of the free memory up to which quantized weights are also kept in 16 bits: the rest is left to evaluation."""
+
 WORTHWHILE_TOKENS = 4096
 """Passes shorter than this leave a GPU's products half empty: then rather compute activations twice."""
 
@@ -50,10 +53,12 @@ class Shape:
     base: str
 
     @classmethod
-    def of(cls, config: Any, recipe: Recipe) -> Shape:
-        """config: the base's."""
+    def of(cls, config: Any, recipe: Recipe) -> Shape | None:
+        """The shape of a base, from its config; None where it isn't of that family."""
+        if not all(hasattr(config, name) for name in ("intermediate_size", "num_key_value_heads")):
+            return None
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        key_heads = config.num_key_value_heads or config.num_attention_heads
         widths = {
             "q_proj": (config.num_attention_heads * head_dim, config.hidden_size),
             "k_proj": (key_heads * head_dim, config.hidden_size),
@@ -63,7 +68,7 @@ class Shape:
             "up_proj": (config.intermediate_size, config.hidden_size),
             "down_proj": (config.hidden_size, config.intermediate_size),
         }
-        chosen = set(widths if recipe.lora_targets == (ALL_LINEAR,) else recipe.lora_targets)
+        chosen = set(widths if recipe.lora_targets == (ALL_LINEAR,) else recipe.lora_targets) & set(widths)
         products = tuple(
             (sum(widths[name][0] for name in group), widths[group[0]][1], recipe.lora_rank * len(chosen & set(group)))
             for group in GROUPS
@@ -103,8 +108,8 @@ def columns(ranks: int, base: str) -> int:
     return -(-ranks // 64) * 64
 
 
-def fixed_bytes(shape: Shape) -> int:
-    """Weights, adapters with gradients and moments, buffers of dequantized weights."""
+def fixed_bytes(shape: Shape, unpacked: int = 0) -> int:
+    """Weights, adapters with gradients and moments, dequantized weights of so many layers, or a buffer for them."""
     total = 2 * shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
     total += shape.n_adapter * 16
     for n, k, ranks in shape.products:
@@ -118,7 +123,7 @@ def fixed_bytes(shape: Shape) -> int:
         else:
             # NF4: 4 bits, a byte a block of 64 and a float a 256 of those; int8: a byte, and a float a row.
             weights = n * k // 2 + n * k // 64 + n * k // 64 // 64 if shape.base == "nf4" else n * k + 4 * n
-            total += shape.n_layers * (weights + tails) + whole
+            total += shape.n_layers * weights + (shape.n_layers - unpacked) * tails + (unpacked + 1) * whole
     return total
 
 
@@ -132,7 +137,7 @@ def kept_bytes(shape: Shape) -> tuple[int, int]:
     return inputs + attention + gated, inputs
 
 
-def peak_bytes(shape: Shape, n_tokens: int, n_trained: int, recompute: int) -> int:
+def peak_bytes(shape: Shape, n_tokens: int, n_trained: int, recompute: int, unpacked: int = 0) -> int:
     """The most that a pass of so many tokens takes at once, what is always there included."""
     (_, h, _), _, (n_gate, _, _), (_, inner, _) = shape.products
     r = [columns(ranks, shape.base) for _, _, ranks in shape.products]
@@ -152,13 +157,13 @@ def peak_bytes(shape: Shape, n_tokens: int, n_trained: int, recompute: int) -> i
         gradients += n_tokens * max(n_gate, inner)  # an 8-bit copy of what is multiplied
     # When gradients reach the other layers, the last one's have been let go.
     freed = 0 if recompute else whole * n_tokens - (n_tokens - n_trained) * last_gated
-    return fixed_bytes(shape) + kept + max(at_head, own + gradients - freed)
+    return fixed_bytes(shape, unpacked) + kept + max(at_head, own + gradients - freed)
 
 
 def planned(
     shape: Shape, steps: Sequence[tuple[Sequence[int], Sequence[int]]], free: int, recipe: Recipe
-) -> tuple[int, int]:
-    """Tokens of a pass and layers to compute twice, such that the largest pass fits.
+) -> tuple[int, int, int]:
+    """Tokens of a pass, layers to compute twice and layers to keep unpacked, such that the largest pass fits.
 
     steps: of each optimizer step, its rows' tokens and trained tokens. free: bytes, the model's own included.
     Raises ModelError where nothing fits.
@@ -186,4 +191,13 @@ def planned(
             f"The longest row, {longest_row} tokens, takes {needed / 2**30:.1f} GiB with this base, and "
             f"{free / 2**30:.1f} GiB are free. Try: quantization=nf4 or max_length={longest_row // 2}"
         )
-    return best[1], best[2]
+    _, size, recompute = best
+    unpacked = 0
+    if shape.base in ("int8", "nf4") and not recompute:
+        fitting = (
+            layers
+            for layers in range(shape.n_layers, 0, -1)
+            if peak_bytes(shape, size, int(share * size), 0, layers) <= UNPACKED * free
+        )
+        unpacked = next(fitting, 0)
+    return size, recompute, unpacked

@@ -44,6 +44,9 @@ class PlainLearner:
         for number, layer in enumerate(getattr(self._causal.base_model, "layers", ())):
             layer.gradient_checkpointing = number < layers
 
+    def unpack(self, layers: int) -> None:
+        """Nothing: bitsandbytes multiplies by quantized weights itself."""
+
     def refresh(self) -> None:
         """Nothing: the adapters' weights are used where they are."""
 

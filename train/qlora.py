@@ -11,8 +11,8 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +25,24 @@ from harness.engine.identity import Located, adapter_manifest, check_adapter, lo
 from harness.engine.load import one_line, quantization_config
 from harness.engine.shapes import matmul_flops
 from harness.errors import ModelError, UnknownNameError, UsageError
-from harness.files import atomic_directory, read_json, write_json
+from harness.files import atomic_directory
 from harness.manifest import Manifest, write_manifest
 from harness.provenance import file_digest, git_commit, hardware, now, package_versions
 from harness.records import digest
 from train import checkpoints, memory
+from train.check import check_data
 from train.data import TokenData, read_rows, tokenize
 from train.disk import weights_disk_faults
+from train.estimate import remember_rate
 from train.live import BEST, Live, Report, best_step, live_spec
-from train.loop import Learner, Log, Loop, Plan
+from train.loop import Learner, Log, Loop
 from train.packing import Schedule
 from train.pairs import read_pairs, tokenize_pairs
 from train.plain import PlainLearner
+from train.planning import Plan, keep_plan, kept_plan, plan_of, written_out
 from train.recipe import ALL_LINEAR, Recipe
+from train.team import Team, make_team
 from train.trackers import Trackers, check_trackers, tracking
-
-PLAN = "plan.json"
-"""Beside the checkpoints: how a step is computed."""
-
-CPU_TOKENS = 2048
-"""Tokens of a pass on a CPU: a longer one is no faster there."""
 
 Passed = Callable[[Loop, int], bool]
 
@@ -76,12 +74,22 @@ class Prepared:
         recipe = self.recipe
         return Schedule(len(self.data.rows), recipe.rows_per_step, recipe.epochs, recipe.max_steps, recipe.seed)
 
+    def plan(self, n_processes: int = 1) -> Plan:
+        """Passes that fit into memory."""
+        return plan_of(self.config, self.recipe, self.dtype, self.data.rows, self.schedule, n_processes)
+
+    def flops_per_token(self, shape: memory.Shape) -> float:
+        """Arithmetic of a token of these rows."""
+        data = self.data
+        return shape.flops_per_token(data.n_trained_tokens / data.n_tokens, data.n_tokens / len(data.rows))
+
 
 def train(recipe: Recipe, *, progress: bool = True, report: Report | None = None) -> TrainResult:
     """Trains an adapter and puts it, with its manifest, at recipe.out; of evaluations on the way, the best one.
 
     After a kill or Ctrl-C the same recipe on the same data goes on from its last checkpoint, to the same bits.
     progress: a bar on stderr. report: writes pages of the evaluations. Nothing is written to stdout.
+    Started by `accelerate launch`, every process returns the same; the first of them writes.
     Raises DataError, ModelError, NetworkError, UsageError, DiskFullError.
     """
     out = Path(recipe.out)
@@ -89,31 +97,60 @@ def train(recipe: Recipe, *, progress: bool = True, report: Report | None = None
     check_trackers(recipe.trackers)
     if recipe.eval_steps:
         live_spec(recipe)  # Tasks that don't exist are told before anything is loaded.
-    prepared = prepare(recipe)
-    key = _run_key(prepared)
-    folder = out.with_name(f"{out.name}.checkpoints") / key
-    with quiet(), one_line(recipe.model), weights_disk_faults(out):
-        model = add_adapter(_load(prepared), recipe)
-    with quiet(), _in_memory(recipe), weights_disk_faults(folder), tracking(recipe, key) as trackers:
-        if recipe.method == "dpo":
-            from train.preference import train_preference  # TRL takes seconds to load
+    with closing(make_team()) as team:
+        leads = team.number == 0
+        prepared = prepare(recipe, progress=progress and leads)
+        key = _run_key(prepared)
+        folder = out.with_name(f"{out.name}.checkpoints") / key
+        with quiet(), one_line(recipe.model), weights_disk_faults(out):
+            model = add_adapter(_load(prepared), recipe)
+        with quiet(), _in_memory(recipe), weights_disk_faults(folder):
+            learn = _prefer if recipe.method == "dpo" else _learn
+            step, log, resumed_from = learn(prepared, model, folder, team, progress and leads, report)
+        manifest = _manifest(prepared, step, log)
+        if leads:
+            _put(model, manifest, folder, best=best_step(log) is not None)
+        team.wait()
+    return TrainResult(out, manifest, resumed_from)
 
-            step, log, resumed_from = train_preference(prepared, model, folder, progress=progress)
-        else:
-            learner = make_learner(model, recipe)
-            live = _live(prepared, folder, trackers, report, progress)
-            loop = _loop(prepared, model, learner, folder, progress, _watched(trackers, live))
-            whole = checkpoints.found(folder)
-            resumed_from = loop.go_on_from(whole[-1]) if whole else 0
-            if prepared.data.dropped:
-                loop.say(f"Rows left out: {prepared.data.dropped}. Rows kept: {len(prepared.data.rows)}.")
-            if live:
-                live.start(loop)
-            log = loop.run()
-            step = loop.step
-            trackers.passed(loop, step)  # The last loss is read when all is done.
-    best = best_step(log)
-    manifest = _manifest(prepared, step, log)
+
+Done = tuple[int, Log, int]
+"""The last step, what happened, and the step it went on from."""
+
+
+def _learn(
+    prepared: Prepared, model: PeftModel, folder: Path, team: Team, progress: bool, report: Report | None
+) -> Done:
+    with tracking(prepared.recipe, folder.name) as trackers:
+        learner = make_learner(model, prepared.recipe)
+        live = _live(prepared, folder, trackers, report, progress)
+        loop = _loop(prepared, model, learner, folder, team, progress, _watched(trackers, live))
+        whole = checkpoints.found(folder)
+        resumed_from = loop.go_on_from(whole[-1]) if whole else 0
+        if prepared.data.dropped:
+            loop.say(f"Rows left out: {prepared.data.dropped}. Rows kept: {len(prepared.data.rows)}.")
+        if live:
+            live.start(loop)
+        log = loop.run()
+        trackers.passed(loop, loop.step)  # The last loss is read when all is done.
+    if not live and not resumed_from and team.n == 1:
+        remember_rate(prepared, loop.plan, log.tokens, log.seconds)
+    return loop.step, log, resumed_from
+
+
+def _prefer(
+    prepared: Prepared, model: PeftModel, folder: Path, team: Team, progress: bool, report: Report | None
+) -> Done:
+    from train.preference import train_preference  # TRL takes seconds to load
+
+    if team.n > 1:
+        raise UsageError("method: dpo runs in one process. Try it without `accelerate launch`.")
+    return train_preference(prepared, model, folder, progress=progress)
+
+
+def _put(model: PeftModel, manifest: Manifest, folder: Path, *, best: bool) -> None:
+    """Leaves the adapter, the best of the evaluated ones or the last, and lets go of the checkpoints."""
+    out = Path(manifest.recipe["out"])
     with weights_disk_faults(out), atomic_directory(out) as part:
         if best:
             shutil.copytree(folder / BEST, part, dirs_exist_ok=True)
@@ -123,11 +160,10 @@ def train(recipe: Recipe, *, progress: bool = True, report: Report | None = None
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):  # Another recipe's checkpoints stay.
         folder.parent.rmdir()
-    return TrainResult(out, manifest, resumed_from)
 
 
-def prepare(recipe: Recipe) -> Prepared:
-    """Finds the base, reads and tokenizes the data.
+def prepare(recipe: Recipe, *, progress: bool = False) -> Prepared:
+    """Finds the base, checks, reads and tokenizes the data.
 
     Raises DataError, ModelError, NetworkError, UsageError.
     """
@@ -139,7 +175,7 @@ def prepare(recipe: Recipe) -> Prepared:
     with one_line(recipe.model):
         tokenizer = AutoTokenizer.from_pretrained(base.path, revision=base.revision)
         config = AutoConfig.from_pretrained(base.path, revision=base.revision)
-    data = _data(recipe, tokenizer)
+    data = _data(recipe, tokenizer, progress)
     return Prepared(recipe, base, adapter, tokenizer, config, data, file_digest(Path(recipe.data)), dtype)
 
 
@@ -159,7 +195,7 @@ def _started_from(recipe: Recipe, base: Located) -> Located | None:
     return adapter
 
 
-def _data(recipe: Recipe, tokenizer: Any) -> TokenData:
+def _data(recipe: Recipe, tokenizer: Any, progress: bool) -> TokenData:
     cut: dict[str, Any] = {
         "prompt_format": recipe.prompt_format,
         "max_length": recipe.max_length,
@@ -167,6 +203,9 @@ def _data(recipe: Recipe, tokenizer: Any) -> TokenData:
     }
     if recipe.method == "dpo":
         return tokenize_pairs(read_pairs(recipe.data), tokenizer, **cut)
+    checked = check_data(recipe.data, allow=recipe.allow_overlap, progress=progress)
+    if (error := checked.error()) is not None:
+        raise error
     return tokenize(read_rows(recipe.data), tokenizer, **cut)
 
 
@@ -209,7 +248,7 @@ def _load(prepared: Prepared) -> Any:
         revision=prepared.base.revision,
         dtype=prepared.dtype,
         quantization_config=quantization_config(kind, prepared.dtype),
-        device_map={"": 0 if cuda else "cpu"},
+        device_map={"": torch.cuda.current_device() if cuda else "cpu"},
     )
     return model.requires_grad_(False)
 
@@ -253,14 +292,13 @@ def make_learner(model: PeftModel, recipe: Recipe) -> Learner:
 
     Raises ModelError.
     """
-    if torch.cuda.is_available():
-        from train.fused import FusedLearner, fusable
+    causal = model.get_base_model()
+    if written_out(causal.config, causal.dtype):
+        from train.fused import FusedLearner  # Triton's kernels
 
-        if fusable(model):
-            return FusedLearner(model, fp8=recipe.quantization == "fp8")
+        return FusedLearner(model, fp8=recipe.quantization == "fp8")
     if recipe.quantization == "fp8":
-        kind = model.get_base_model().config.model_type
-        raise ModelError(f"fp8 isn't written for the architecture {kind}. Try: quantization=nf4")
+        raise ModelError(f"fp8 isn't written for the architecture {causal.config.model_type}. Try: quantization=nf4")
     return PlainLearner(model)
 
 
@@ -283,58 +321,30 @@ def _watched(trackers: Trackers, live: Live | None) -> Passed:
     return passed
 
 
-def _loop(prepared: Prepared, model: PeftModel, learner: Learner, folder: Path, progress: bool, passed: Passed) -> Loop:
-    plan = _plan(prepared, folder, isinstance(learner, PlainLearner))
-    flops = None
-    if progress and torch.cuda.is_available():
+def _loop(
+    prepared: Prepared, model: PeftModel, learner: Learner, folder: Path, team: Team, progress: bool, passed: Passed
+) -> Loop:
+    plan = kept_plan(folder) or prepared.plan(team.n)
+    team.wait()  # until all have read what was kept
+    if team.number == 0:
+        keep_plan(folder, plan)
+    limit, shape = None, memory.Shape.of(prepared.config, prepared.recipe)
+    if progress and shape is not None and torch.cuda.is_available():
         # What this card gives to a large product, over the arithmetic of a token: the most that could be.
-        shape = memory.Shape.of(prepared.config, prepared.recipe)
-        data = prepared.data
-        share, length = data.n_trained_tokens / data.n_tokens, data.n_tokens / len(data.rows)
-        flops = matmul_flops(model.device, prepared.dtype) / shape.flops_per_token(share, length)
+        limit = matmul_flops(model.device, prepared.dtype) / prepared.flops_per_token(shape)
 
     def replan(old: Plan) -> Plan:
         longest = max(len(row.ids) for row in prepared.data.rows)
         if old.most_tokens <= longest:
             raise _no_memory(prepared.recipe)
         new = Plan(max(longest, old.most_tokens // 2), old.recompute, old.unpacked)
-        _keep_plan(folder, new)
+        keep_plan(folder, new)
         return new
 
     return Loop(
         prepared.recipe, model, learner, prepared.data, folder, plan,
-        progress=progress, limit=flops, passed=passed, replan=replan,
+        team=team, progress=progress, limit=limit, passed=passed, replan=replan,
     )  # fmt: skip
-
-
-def _plan(prepared: Prepared, folder: Path, plain: bool) -> Plan:
-    if (folder / PLAN).is_file():
-        kept = read_json(folder / PLAN)
-        return Plan(kept["most_tokens"], kept["recompute"], kept["unpacked"])
-    recipe = prepared.recipe
-    if plain:
-        plan = Plan(recipe.micro_batch_tokens or CPU_TOKENS, max(0, recipe.recompute_layers))
-    else:
-        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
-        if recipe.memory_gib:
-            free = min(free, int(recipe.memory_gib * 2**30))
-        plan = Plan(*memory.planned(memory.Shape.of(prepared.config, recipe), steps_tokens(prepared), free, recipe))
-    _keep_plan(folder, plan)
-    return plan
-
-
-def _keep_plan(folder: Path, plan: Plan) -> None:
-    write_json(folder / PLAN, asdict(plan))
-
-
-def steps_tokens(prepared: Prepared) -> list[tuple[list[int], list[int]]]:
-    """Of each optimizer step of the first epoch, its rows' tokens and their trained tokens."""
-    rows, schedule = prepared.data.rows, prepared.schedule
-    found = []
-    for step in range(min(schedule.steps, schedule.steps_per_epoch)):
-        chosen = [rows[number] for number in schedule.rows(step)]
-        found.append(([len(row.ids) for row in chosen], [len(row.ids) - row.n_prompt for row in chosen]))
-    return found
 
 
 def _manifest(prepared: Prepared, step: int, log: Log) -> Manifest:
