@@ -225,7 +225,8 @@ def _recipe(trained: Manifest) -> str:
 def _value(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return escape(", ".join(str(part) for part in value)) or NONE
-    return NONE if value is None else escape(str(value), tables.NAME_LENGTH)
+    text = "" if value is None else str(value)
+    return (_file(text) if Path(text).is_absolute() else escape(text, tables.NAME_LENGTH)) or NONE
 
 
 def _training(trained: Manifest, base: str, published: Published) -> str:
@@ -289,14 +290,28 @@ def _evaluation(evaluation: Evaluation | None) -> list[str]:
             headline_table(comparison),
             tables.overall_table(comparison, MARKDOWN),
             tables.gaps_table(comparison, MARKDOWN),
-            "Both runs:\n",
-            tables.provenance_table(base, cand, MARKDOWN),
+            _runs(base, cand),
         )
     ]
     if shown:
         drawn = f"{len(shown)} of {len(everything)} items, drawn by task and outcome, not chosen.\n"
         parts.append(_section("Answers", drawn, items_table(shown, base, cand)))
     return parts
+
+
+def _runs(base: RunDirectory, cand: RunDirectory) -> str:
+    """How both were asked; where their files lay stays out of what is published."""
+    runs = base.run, cand.run
+    lines = [
+        ["run", *(escape(run.run_id) for run in runs)],
+        ["quantization", *(escape(run.spec.quantization) for run in runs)],
+        ["prompt format", *(escape(run.spec.prompt_format) for run in runs)],
+        ["backend", *(escape(run.spec.backend) for run in runs)],
+        ["machine", *(escape(tables.machine(run.hardware)) or NONE for run in runs)],
+        ["asked", *(escape(run.created) for run in runs)],
+        ["commit of uzbench", *(escape(run.git_commit or "") or NONE for run in runs)],
+    ]
+    return table(["", "base", "tuned"], lines)
 
 
 def _limits(made: Manifest | Merged, trained: Manifest | None, evaluation: Evaluation | None) -> str:

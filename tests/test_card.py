@@ -34,7 +34,13 @@ TRAINED = Manifest(
     steps=2157,
     seconds=28_800.0,
     created="2026-09-14T10:11:12Z",
-    recipe={"model": "google/gemma-3-270m", "out": "/tmp/x", "lora_rank": 16, "lora_targets": ["q_proj"]},
+    recipe={
+        "model": "google/gemma-3-270m",
+        "out": "/tmp/x",
+        "lora_rank": 16,
+        "lora_targets": ["q_proj"],
+        "eval": "/x/y",
+    },
     losses=tuple((step, 3.0 - step / 2157) for step in range(1, 2158)),
     git_commit="abc",
     versions={"torch": "2.13.0"},
@@ -135,7 +141,7 @@ def test_data_recipe_and_training_are_the_manifests() -> None:
         "rows left out": "12 answer over max length",
         "tokens of one pass": "1,000,000, of which 300,000 are answers and trained",
     }
-    assert table_below(card, "Recipe") == {"lora_rank": "16", "lora_targets": "q_proj"}
+    assert table_below(card, "Recipe") == {"lora_rank": "16", "lora_targets": "q_proj", "eval": "y"}
     training = table_below(card, "Training")
     assert training["quantization of the base"] == "nf4"
     assert training["time"] == "8 h 0 min"
@@ -188,6 +194,7 @@ def test_evaluation_has_its_intervals_both_sides_and_a_sample_of_answers(tmp_pat
         assert interval(overall.ci95) in card
     for gap in comparison.orthography_gaps["cand"]:
         assert gap.task == MACRO or interval(gap.ci95) in card
+    assert str(tmp_path) not in card
     answers = tables(body(card).partition("## Answers\n")[2])[0]
     assert len(answers) == 5
     assert "4 of 24 items" in card

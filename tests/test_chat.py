@@ -196,6 +196,15 @@ def test_adapter_of_another_base_is_refused(tiny: Path, tmp_path: Path, tokenize
 # ---------------------------------------------------------------- the command
 
 
+def test_adapter_on_an_int8_base_answers_without_a_warning(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = made_adapter(tmp_path / "adapter", tiny, quantization="int8")
+    capsys.readouterr()
+    assert run_command(["chat", "--model", str(tiny), "--adapter", str(adapter), "--max-new-tokens", "4", ASKED]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_one_answer_goes_to_stdout_and_nothing_else(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["chat", "--model", str(tiny), "--prompt-format", "plain", "--max-new-tokens", "8", ASKED]
     assert run_command(command) == 0

@@ -6,7 +6,9 @@ at an end token, before a stop string, or at its length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +46,10 @@ class Talker:
         if adapter is not None:
             check_adapter(adapter, base, str(spec.adapter))
         self._tokenizer = load_tokenizer(spec, base)
-        model = load_base(spec, base, device())
-        if adapter is not None:
-            model = with_adapter(model, "default", adapter)
+        with _quiet():
+            model = load_base(spec, base, device())
+            if adapter is not None:
+                model = with_adapter(model, "default", adapter)
         self._model = model.eval()
         if self._model.device.type == "cpu":
             widen_narrow_products(self._model)
@@ -77,7 +80,7 @@ class Talker:
             raise UsageError(f"The prompt has {len(ids)} tokens, the model takes {longest}. Shorten it, or type /clear")
         listener = _Listener(self._tokenizer, stop, write)
         given = torch.tensor([ids], device=self._model.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), _quiet():
             self._model.generate(
                 input_ids=given,
                 attention_mask=torch.ones_like(given),
@@ -115,6 +118,14 @@ class Talker:
             eos_token_id=ends or None,
             pad_token_id=ends[0] if ends else 0,
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of other packages, which would stand in the middle of an answer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class _Listener(BaseStreamer, StoppingCriteria):
