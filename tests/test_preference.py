@@ -355,19 +355,19 @@ def test_loss_that_is_no_number_stops_the_run_with_a_lower_learning_rate() -> No
 
 
 @pytest.mark.parametrize(
-    ("choice", "message"),
+    "choice",
     [
-        ({"lora_dropout": 0.1}, "lora_dropout has no effect with method dpo. Try: lora_dropout=0.0"),
-        ({"micro_batch_tokens": 64}, "Try: micro_batch_tokens=0"),
-        ({"eval_steps": 5}, "Try: eval_steps=0"),
-        ({"trackers": ["wandb"]}, r"Try: trackers=\[\]"),
+        {"lora_dropout": 0.1},
+        {"micro_batch_tokens": 64},
+        {"eval_steps": 5},
+        {"trackers": ["tensorboard"]},
+        {"quantization": "fp8"},
     ],
 )
-def test_choice_that_has_no_effect_is_refused(recipe: Recipe, choice: dict[str, Any], message: str) -> None:
-    from train import train
-
-    with pytest.raises(UsageError, match=message):
-        train(changed(recipe, **choice), progress=False)
+def test_choice_that_has_no_effect_is_refused_by_its_name(recipe: Recipe, choice: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"^{next(iter(choice))}"):
+        changed(recipe, **choice)
+    changed(recipe, method="sft", **choice)
 
 
 def manifest_of(adapter: Path, base: Path, **values: Any) -> Callable[[], None]:

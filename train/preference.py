@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from datasets import Dataset
@@ -27,6 +28,7 @@ from peft import PeftModel
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
+from trl.trainer import utils
 
 from harness.errors import ModelError, UsageError
 from harness.files import read_json, write_json
@@ -38,9 +40,6 @@ from train.recipe import Recipe
 
 WHOLE = "uzbench_whole.json"
 """Written last into a checkpoint; one without it was cut off by a kill and is passed over."""
-
-UNHEARD = {"lora_dropout": 0.0, "micro_batch_tokens": 0, "eval_steps": 0, "trackers": ()}
-"""Choices that have no effect here, as they are when nobody chose. (Dropout would move p away from q by itself.)"""
 
 
 class Preferrer(DPOTrainer):
@@ -178,7 +177,10 @@ def train_preference(prepared: Prepared, model: PeftModel, folder: Path, *, prog
         preferrer = make_preferrer(prepared, model, folder, watcher)
         if whole:
             resumed_from = watcher.go_on_from(whole[-1])
-        preferrer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+        # Without Triton TRL puts every position through the output head (1.16, trainer/utils.py, `compact`): most of
+        # the work of a small model with a vocabulary of 262k. Here only what predicts a labelled token goes through.
+        with patch.object(utils, "_use_triton", lambda device: True, create=True):
+            preferrer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
     if prepared.adapter:
         model.delete_adapter("ref")
     steps = [each for each in preferrer.state.log_history if "loss" in each]
@@ -194,10 +196,11 @@ def train_preference(prepared: Prepared, model: PeftModel, folder: Path, *, prog
 def make_preferrer(prepared: Prepared, model: PeftModel, folder: Path, watcher: Watcher) -> Preferrer:
     """A trainer that is ready to run; the model that it starts from is frozen in it.
 
-    Raises UsageError for a choice that has no effect on pairs.
+    Raises UsageError where several GPUs are seen.
     """
     recipe, cuda = prepared.recipe, model.device.type == "cuda"
-    _check(recipe)
+    if torch.cuda.device_count() > 1:
+        raise UsageError("Method dpo takes one GPU and sees several. Try: export CUDA_VISIBLE_DEVICES=0")
     assert isinstance(prepared.data, PairData)  # as the recipe's method has it
     # TRL makes what is trained bfloat16 on a quantized base: it would start apart from its own copy, and the steps of
     # a falling learning rate would be rounded away. What is frozen it leaves as it is.
@@ -218,17 +221,6 @@ def make_preferrer(prepared: Prepared, model: PeftModel, folder: Path, watcher: 
         model.delete_adapter("ref")
     model.set_adapter("default")
     return preferrer
-
-
-def _check(recipe: Recipe) -> None:
-    for name, unchosen in UNHEARD.items():
-        if getattr(recipe, name) != unchosen:
-            written = "[]" if unchosen == () else unchosen
-            raise UsageError(f"{name} has no effect with method dpo. Try: {name}={written}")
-    if recipe.quantization == "fp8":
-        raise UsageError("quantization: fp8 isn't written for method dpo. Try: quantization=nf4")
-    if torch.cuda.device_count() > 1:
-        raise UsageError("Method dpo takes one GPU and sees several. Try: export CUDA_VISIBLE_DEVICES=0")
 
 
 def _config(recipe: Recipe, folder: Path, *, cuda: bool, bf16: bool) -> DPOConfig:

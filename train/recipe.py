@@ -36,6 +36,9 @@ ALL_LINEAR = "all-linear"
 BASES = (*QUANTIZATIONS, "fp8")
 """How the frozen base may be kept: what evaluation knows, and fp8, which needs a GPU that multiplies it."""
 
+_NOT_OF_DPO = {"lora_dropout": 0.0, "micro_batch_tokens": 0, "eval_steps": 0, "trackers": ()}
+"""Keys that have no effect on dpo, as they are when nobody chose. (Dropout would move it from where it starts.)"""
+
 _LISTS = ("lora_targets", "allow_overlap", "eval_tasks", "trackers")
 """Keys that take a list; one name may stand alone."""
 
@@ -170,6 +173,12 @@ class Recipe(Record):
             _one_of("trackers", tracker, TRACKERS)
         if self.early_stop and not self.eval_steps:
             raise UsageError("early_stop needs evaluations to look at. Try: eval_steps=100")
+        if self.method == "dpo":
+            for name, unchosen in _NOT_OF_DPO.items():
+                if getattr(self, name) != unchosen:
+                    raise UsageError(f"{name} has no effect with method dpo. Leave it out.")
+            if self.quantization == "fp8":
+                raise UsageError("quantization: fp8 isn't written for method dpo. Try: quantization=nf4")
 
     @property
     def rows_per_step(self) -> int:
