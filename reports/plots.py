@@ -252,7 +252,12 @@ def _gaps(comparison: Comparison, width: int) -> Iterator[str]:
 
 
 def steps(names: Sequence[str]) -> list[int] | None:
-    """The numbers in which all names end, where nothing else differs and they rise: checkpoint-500, checkpoint-1000."""
+    """The numbers in which all names end, where nothing else differs and they rise: checkpoint-500, checkpoint-1000.
+
+    A base before the steps of its own training, model, model+adapter@500, is step 0.
+    """
+    if len(names) > 1 and "@" in names[1] and names[1].startswith(f"{names[0]}+"):
+        names = [f"{names[1].rpartition('@')[0]}@0", *names[1:]]
     # No model has a step of more digits than this; int() of a million of them takes minutes.
     found = [re.fullmatch(r"(.*?)(\d{1,12})", name, re.DOTALL) for name in names]
     if not all(found) or len({each[1] for each in found if each}) != 1:
