@@ -3,6 +3,7 @@
     python -m train.bench train/recipes/mistral_uz_fast_bf16.yaml train/recipes/mistral_uz_seed.yaml
     python -m train.bench trl:train/recipes/mistral_uz_seed.yaml train/recipes/mistral_uz_seed.yaml --shape mistral-7b
     python -m train.bench train/recipes/mistral_uz_fast_nf4.yaml --shape mistral-7b --set memory_gib=24
+    accelerate launch --config_file train/accelerate/ddp.yaml -m train.bench RECIPE --here --shape mistral-7b
 
 A case is a recipe, behind `trl:` as TRL's SFTTrainer runs it with its defaults; each has a process to itself. Weights
 are random; rows have lognormal lengths (5.4, 0.6) between 40 and 1,024 tokens, the last 60 % of each trained.
@@ -28,7 +29,10 @@ from typing import Any
 SEED_ROWS = 69_000
 """Rows of the seed's whole run: 23,000, three times."""
 
-STEPS, WARM_UP = 12, 6
+STEPS = 12
+
+WARM_UP = 10
+"""Steps that don't count: the first ones fetch kernels from a cold disk."""
 
 
 def rows(n: int, vocabulary: int) -> list[Any]:
@@ -53,9 +57,11 @@ def measure(case: str, shape: str, settings: Sequence[str], steps: int) -> dict[
     from train import memory
     from train.data import TokenData
     from train.recipe import read_recipe
+    from train.team import make_team
 
     by_trl = case.startswith("trl:")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    team = make_team()
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     recipe = read_recipe(case.removeprefix("trl:"), [f"max_steps={WARM_UP + steps}", "model=random", *settings])
     data = TokenData(tuple(rows(recipe.rows_per_step * (WARM_UP + steps), SHAPES[shape]["vocab_size"])), {})
@@ -70,7 +76,8 @@ def measure(case: str, shape: str, settings: Sequence[str], steps: int) -> dict[
     dimensions = memory.Shape.of(model.config, recipe)
     assert dimensions is not None  # all shapes are of that family
     limit = flops / dimensions.flops_per_token(share, length)
-    found = (_by_trl if by_trl else _by_ours)(model, recipe, data, steps, dimensions)
+    found = _by_trl(model, recipe, data, steps) if by_trl else _by_ours(model, recipe, data, steps, dimensions, team)
+    team.close()
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     rate = found.pop("rate")
     return {
@@ -79,7 +86,8 @@ def measure(case: str, shape: str, settings: Sequence[str], steps: int) -> dict[
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "tokens_per_s": round(rate),
         "rows_per_s": round(rate / length, 1),
-        "of_limit": round(rate / limit, 3),
+        "gpus": team.n,
+        "of_limit": round(rate / limit / team.n, 3),
         "matmul_tflops": round(flops / 1e12),
         "peak_gib": round(peak, 1) if peak else None,
         "flops_per_token": round(dimensions.flops_per_token(share, length)),
@@ -88,7 +96,7 @@ def measure(case: str, shape: str, settings: Sequence[str], steps: int) -> dict[
     }
 
 
-def _by_ours(model: Any, recipe: Any, data: Any, steps: int, dimensions: Any) -> dict[str, Any]:
+def _by_ours(model: Any, recipe: Any, data: Any, steps: int, dimensions: Any, team: Any) -> dict[str, Any]:
     import torch
 
     from train import memory
@@ -104,7 +112,7 @@ def _by_ours(model: Any, recipe: Any, data: Any, steps: int, dimensions: Any) ->
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     schedule = Schedule(len(data.rows), recipe.rows_per_step, recipe.epochs, recipe.max_steps, recipe.seed)
-    plan = plan_of(tuned.get_base_model().config, recipe, model.dtype, data.rows, schedule)
+    plan = plan_of(tuned.get_base_model().config, recipe, model.dtype, data.rows, schedule, team.n)
     clock: list[tuple[float, int]] = []
 
     def passed(loop: Loop, step: int) -> bool:
@@ -115,7 +123,7 @@ def _by_ours(model: Any, recipe: Any, data: Any, steps: int, dimensions: Any) ->
         return False
 
     with tempfile.TemporaryDirectory() as folder:
-        loop = Loop(recipe, tuned, learner, data, Path(folder), plan, passed=passed)
+        loop = Loop(recipe, tuned, learner, data, Path(folder), plan, team=team, passed=passed)
         losses = loop.run().losses
     predicted = None
     if cuda:
@@ -139,7 +147,7 @@ def _by_ours(model: Any, recipe: Any, data: Any, steps: int, dimensions: Any) ->
     }
 
 
-def _by_trl(model: Any, recipe: Any, data: Any, steps: int, _: Any) -> dict[str, Any]:
+def _by_trl(model: Any, recipe: Any, data: Any, steps: int) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -216,10 +224,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--shape", default="tiny", help="of the random weights")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--steps", type=int, default=STEPS, help="measured, after some to warm up")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--here", action="store_true", help="one case in this process, as accelerate launches it")
     options = parser.parse_args(arguments)
     if options.here:
-        print(json.dumps(measure(options.cases[0], options.shape, options.settings, options.steps)))
+        line = json.dumps(measure(options.cases[0], options.shape, options.settings, options.steps))
+        if os.environ.get("RANK", "0") == "0":
+            print(line)
         return 0
     found = []
     for case in options.cases:
