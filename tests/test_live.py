@@ -402,3 +402,17 @@ def test_small_real_model_is_asked_on_the_way_as_its_saved_adapter_is(
     live = runs_of(recipe)
     assert answers(live[""]) == answers(base)
     assert answers(live[str(found.manifest.best_step)]) == answers(tuned)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not Path("/dev/nvidia0").exists(), reason="no CUDA device")
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_on_a_gpu_training_goes_on_as_if_nothing_had_been_asked(
+    quantization: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, 0.1, 0.2, 0.3)
+    recipe = changed(recipe, quantization=quantization)
+    looked = trained(recipe)
+    plain = trained(changed(recipe, out=f"{recipe.out}-2", eval_steps=0))
+    assert looked.manifest.losses == plain.manifest.losses
+    assert weights(looked.adapter) == weights(plain.adapter)
