@@ -121,7 +121,7 @@ Done = tuple[int, Log, int]
 def _learn(
     prepared: Prepared, model: PeftModel, folder: Path, team: Team, progress: bool, report: Report | None
 ) -> Done:
-    with tracking(prepared.recipe, folder.name) as trackers:
+    with tracking(prepared.recipe, folder.name, leads=team.number == 0) as trackers:
         learner = make_learner(model, prepared.recipe)
         live = _live(prepared, folder, trackers, report, progress)
         loop = _loop(prepared, model, learner, folder, team, progress, _watched(trackers, live))

@@ -87,14 +87,14 @@ class Trackers:
 
 
 @contextmanager
-def tracking(recipe: Recipe, key: str) -> Iterator[Trackers]:
+def tracking(recipe: Recipe, key: str, *, leads: bool = True) -> Iterator[Trackers]:
     """A recipe's trackers, which hold all when the block is left.
 
-    key: of the training, which a resumed one shares. Raises UsageError for one that can't start.
+    key: of the training, which a resumed one shares. leads: whether this process is the one that tells.
+    Raises UsageError for one that can't start.
     """
-    check_trackers(recipe.trackers)
     with redirect_stdout(sys.stderr):
-        trackers = [_tracker(name, recipe, key) for name in recipe.trackers]
+        trackers = [_tracker(name, recipe, key) for name in recipe.trackers] if leads else []
     try:
         yield Trackers(trackers)
     finally:
