@@ -695,13 +695,15 @@ def train(
     wanted = read_recipe(recipe, overrides or [])
     check_trackers(wanted.trackers)
     # Only now: torch takes ten seconds to say that a file is missing.
+    from train.live import live_folder
     from train.qlora import train as train_adapter
 
     result = train_adapter(wanted, progress=sys.stderr.isatty(), report=_write_curve)
     if json:
         _print_json({"adapter": str(result.adapter), "manifest": result.manifest.to_dict()})
     else:
-        _print_paths([result.adapter])
+        page = live_folder(wanted) / "report.html"
+        _print_paths([result.adapter, *([page] if wanted.eval_steps and page.is_file() else [])])
 
 
 @app.command()

@@ -77,6 +77,14 @@ def runs_of(recipe: Recipe) -> dict[str, RunDirectory]:
     return {found.run.model_name.partition("@")[2]: found for found in find_runs(Path(f"{recipe.out}.eval") / "runs")}
 
 
+def written(folder: Path, recipe: Recipe) -> Path:
+    usual, chosen = Recipe("m", "d", "o").to_dict(), recipe.to_dict()
+    path = folder / "recipe.yaml"
+    lines = [f"{key}: {value!r}\n" for key, value in chosen.items() if value != usual[key]]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
 def scored(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """Makes evaluations give these scores, one after the other."""
     from train import live
@@ -244,6 +252,15 @@ def test_report_is_given_the_base_and_every_step_so_far(recipe: Recipe, monkeypa
     assert "tiny+mine@2" in (folder / "report.html").read_text(encoding="utf-8")
 
 
+def test_command_prints_the_adapter_and_the_page_and_nothing_else(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness.cli import run_command
+
+    assert run_command(["train", str(written(tmp_path, changed(recipe, max_steps=1)))]) == 0
+    assert capsys.readouterr().out.split() == [recipe.out, f"{recipe.out}.eval/report.html"]
+
+
 def test_base_of_other_steps_is_no_step_of_theirs() -> None:
     assert steps(["m", "m+a@5", "m+a@10"]) == [0, 5, 10]
     assert steps(["m", "n+a@5", "n+a@10"]) is None
@@ -269,10 +286,8 @@ def test_kill_in_an_evaluation_ends_in_the_adapter_and_scores_of_an_undisturbed_
     # Two kinds of requests: the kill falls between them.
     recipe = changed(recipe, eval_tasks=("uz_topic", "uz_qa"), eval_limit=3)
     calm = trained(changed(recipe, out=str(tmp_path / "calm")))
-    file = tmp_path / "recipe.yaml"
-    file.write_text("\n".join(f"{key}: {value!r}" for key, value in _yaml(recipe).items()), encoding="utf-8")
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness", "train", str(file)],
+        [sys.executable, "-m", "harness", "train", str(written(tmp_path, recipe))],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     deadline = time.monotonic() + 300
@@ -296,11 +311,6 @@ def test_kill_in_an_evaluation_ends_in_the_adapter_and_scores_of_an_undisturbed_
     assert runs["2"].run.requests["reused"] == kept - 2 * runs[""].run.requests["distinct"]
     for name, each in runs_of(changed(recipe, out=str(tmp_path / "calm"))).items():
         assert answers(runs[name]) == answers(each)
-
-
-def _yaml(recipe: Recipe) -> dict[str, Any]:
-    usual = Recipe("m", "d", "o").to_dict()
-    return {key: value for key, value in recipe.to_dict().items() if value != usual[key]}
 
 
 # ---------------------------------------------------------------- what is refused
