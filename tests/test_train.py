@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +15,7 @@ from harness.engine.packaged import GEMMA, SMOLLM2, checkpoint
 from harness.errors import DataError, DiskFullError, ModelError, NetworkError, UnknownNameError, UsageError
 from harness.manifest import read_manifest
 from tasks_uz.prompts import render_row
-from train.data import IGNORED, Row, epoch_order, read_rows, split_tokens, tokenize
+from train.data import IGNORED, Row, read_rows, split_tokens, tokenize
 from train.recipe import Recipe, read_recipe
 
 TRAIN = Path(__file__).parent.parent / "train"
@@ -68,13 +65,13 @@ def test_override_values_are_read_as_yaml(tmp_path: Path) -> None:
         "learning_rate=2e-4",
         "epochs=1",
         "lora_targets=[q_proj, v_proj]",
-        "gradient_checkpointing=true",
+        "recompute_layers=4",
     ]
     recipe = read_recipe(recipe_file(tmp_path, revision="abc"), [*overrides, "revision=", "out=a=b"])
     assert recipe.learning_rate == 2e-4
     assert recipe.epochs == 1.0
     assert recipe.lora_targets == ("q_proj", "v_proj")
-    assert recipe.gradient_checkpointing is True
+    assert recipe.recompute_layers == 4
     assert recipe.revision is None
     assert recipe.out == "a=b"
 
@@ -135,16 +132,19 @@ def test_relative_data_is_looked_for_beside_the_recipe_then_in_the_working_direc
         ("lora_targets", "q_proj"),
         ("seed", -1),
         ("save_steps", 0),
+        ("keep_checkpoints", 0),
+        ("method", "ppo"),
+        ("recompute_layers", -2),
+        ("micro_batch_tokens", -1),
+        ("memory_gib", -1),
+        ("usd_per_hour", float("nan")),
+        ("trackers", ("excel",)),
+        ("early_stop", 2),
     ],
 )
 def test_value_out_of_range_is_refused_by_the_field_name(key: str, value: Any) -> None:
     with pytest.raises((UsageError, UnknownNameError), match=f"^{key}"):
         Recipe(**{"model": "m", "data": "d", "out": "o", key: value})
-
-
-def test_packing_is_refused_since_rows_would_see_each_other() -> None:
-    with pytest.raises(UsageError, match="packing=false"):
-        Recipe(model="m", data="d", out="o", packing=True)
 
 
 def test_recipe_comes_back_from_its_json() -> None:
@@ -153,7 +153,8 @@ def test_recipe_comes_back_from_its_json() -> None:
 
 
 def test_folder_has_the_recipes_that_are_promised() -> None:
-    assert {"demo_cpu.yaml", "mistral_uz_seed.yaml"} <= {path.name for path in RECIPES}
+    promised = {"demo_cpu", "mistral_uz_seed", "mistral_uz_fast_nf4", "mistral_uz_fast_bf16", "mistral_uz_fast_fp8"}
+    assert promised <= {path.stem for path in RECIPES}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -333,30 +334,6 @@ def test_text_that_spells_a_special_token_is_refused_with_its_line(tokenizer: An
         one_row(tokenizer, input=f"{tokenizer.bos_token}Matn")
 
 
-# ---------------------------------------------------------------- order
-
-LENGTHS = [(37 * number) % 101 + 1 for number in range(103)]
-
-
-def test_epoch_has_every_row_once() -> None:
-    order = epoch_order(LENGTHS, batch_size=8, seed=1, epoch=0)
-    assert sorted(order) == list(range(len(LENGTHS)))
-
-
-def test_order_is_the_same_for_the_same_seed_and_epoch_and_no_other() -> None:
-    order = epoch_order(LENGTHS, batch_size=8, seed=1, epoch=0)
-    assert order == epoch_order(LENGTHS, batch_size=8, seed=1, epoch=0)
-    assert order != epoch_order(LENGTHS, batch_size=8, seed=1, epoch=1)
-    assert order != epoch_order(LENGTHS, batch_size=8, seed=2, epoch=0)
-
-
-def test_rows_of_a_batch_are_of_like_length() -> None:
-    order = epoch_order(LENGTHS, batch_size=8, seed=1, epoch=0)
-    batches = [[LENGTHS[row] for row in order[first : first + 8]] for first in range(0, 96, 8)]
-    padding = sum(max(batch) - length for batch in batches for length in batch)
-    assert padding < 0.1 * sum(LENGTHS)
-
-
 # ---------------------------------------------------------------- tuning
 
 
@@ -407,14 +384,14 @@ def test_tuning_lowers_the_loss_and_leaves_an_adapter_that_reloads_to_the_same_l
     recipe = changed(recipe, quantization=quantization)
     ids = torch.tensor([[5, 6, 7, 8, 9]])
     seen = {}
-    put = qlora._put_adapter
+    put = qlora._put
 
-    def spy(tuner: Any, manifest: Any, out: Path) -> None:
+    def spy(model: Any, *arguments: Any, **named: Any) -> None:
         with torch.no_grad():
-            seen["logits"] = tuner.model.eval()(ids).logits
-        put(tuner, manifest, out)
+            seen["logits"] = model.eval()(ids).logits
+        put(model, *arguments, **named)
 
-    monkeypatch.setattr(qlora, "_put_adapter", spy)
+    monkeypatch.setattr(qlora, "_put", spy)
     result = qlora.train(recipe)
 
     losses = [loss for _, loss in result.manifest.losses]
@@ -428,123 +405,22 @@ def test_tuning_lowers_the_loss_and_leaves_an_adapter_that_reloads_to_the_same_l
     assert not Path(recipe.out + ".checkpoints").exists()
     assert capfd.readouterr().out == ""
 
-    base = qlora._load(recipe, locate_model(SMOLLM2.name), torch.float32)
+    base = qlora._load(qlora.prepare(recipe))
     with torch.no_grad():
         again = PeftModel.from_pretrained(base, recipe.out).eval()(ids).logits
     assert torch.equal(again, seen["logits"])
 
 
 @pytest.mark.model
-def test_killed_run_goes_on_in_order_to_the_same_adapter_bytes(recipe: Recipe, tmp_path: Path) -> None:
-    from train import train
-
-    # Three steps an epoch, the last of a single batch: the kill falls into the second epoch, with dropout on.
-    recipe = changed(recipe, batch_size=2, gradient_accumulation=2, max_steps=0, epochs=2.5, lora_dropout=0.1)
-    whole = train(recipe, progress=False)
-    cut = changed(recipe, out=str(tmp_path / "cut"), save_steps=1)
-    code = f"from train import Recipe, train; train(Recipe.from_dict({cut.to_dict()!r}))"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list(Path(cut.out + ".checkpoints").glob("*/checkpoint-3/uzbench_whole.json")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not Path(cut.out).exists()
-
-    resumed = train(cut, progress=False)
-    assert resumed.resumed_from >= 3
-    assert resumed.manifest.losses == whole.manifest.losses
-    assert weights(cut.out) == weights(recipe.out)
-    assert not Path(cut.out + ".checkpoints").exists()
-
-
-@pytest.mark.model
-def test_checkpoint_of_another_recipe_or_data_is_not_picked_up(recipe: Recipe) -> None:
-    import torch
-
-    from harness.engine.identity import locate_model
-    from train.qlora import _run_key
-
-    base = locate_model(SMOLLM2.name)
-    key = _run_key(recipe, base, "aa", torch.float32)
-    assert key == _run_key(changed(recipe), base, "aa", torch.float32)
-    assert key != _run_key(changed(recipe, learning_rate=1e-3), base, "aa", torch.float32)
-    assert key != _run_key(recipe, base, "bb", torch.float32)
-    assert key == _run_key(changed(recipe, save_steps=7, out="elsewhere"), base, "aa", torch.float32)
-
-
-@pytest.mark.model
-def test_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    from train.trainer import WHOLE, last_whole
-
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11"):
-        (tmp_path / name).mkdir()
-    for name in ("checkpoint-9", "checkpoint-10"):
-        written(tmp_path / name / WHOLE, {})
-    assert last_whole(tmp_path) == tmp_path / "checkpoint-10"
-    assert last_whole(tmp_path / "absent") is None
-
-
-@pytest.mark.model
-def test_loss_is_the_mean_over_trained_tokens_of_the_whole_accumulated_batch(recipe: Recipe) -> None:
+def test_loss_of_a_step_does_not_depend_on_how_its_rows_are_batched(recipe: Recipe) -> None:
     from train import train
 
     losses = []
-    for batch_size in (8, 3, 1):
-        split = changed(recipe, batch_size=batch_size, gradient_accumulation=-(-8 // batch_size), max_steps=2)
+    for batch_size in (8, 4, 1):
+        split = changed(recipe, batch_size=batch_size, gradient_accumulation=8 // batch_size, max_steps=2)
         losses.append([loss for _, loss in train(split, progress=False).manifest.losses])
-    assert losses[1] == pytest.approx(losses[0], abs=1e-3)  # a mean of means would be off by 0.1
-    assert losses[2] == pytest.approx(losses[0], abs=1e-3)
-
-
-@pytest.mark.model
-def test_loss_where_only_labels_pass_the_head_is_trls_own(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-    from transformers import AutoTokenizer
-
-    from harness.engine.identity import locate_model
-    from train import qlora, trainer
-
-    base = locate_model(SMOLLM2.name)
-    tokenizer = AutoTokenizer.from_pretrained(base.path)
-    data = tokenize(read_rows(recipe.data), tokenizer, prompt_format="alpaca", max_length=512, source="")
-    watcher = trainer.Watcher(False)
-    model = qlora._load(recipe, base, torch.float32)
-    tuner = trainer.make_tuner(recipe, model, tokenizer, data, Path(recipe.out), watcher)
-    batch = trainer.padded([{"input_ids": row.ids, "labels": row.labels} for row in data.rows], pad_id=0)
-    found = []
-    for allowed in (trainer.LOGITS_BYTES, 0):
-        monkeypatch.setattr(trainer, "LOGITS_BYTES", allowed)
-        tuner.model.zero_grad()
-        loss = tuner.compute_loss(tuner.model, dict(batch), num_items_in_batch=torch.tensor(50))
-        loss.backward()
-        gradients = [part.grad.flatten() for part in tuner.model.parameters() if part.requires_grad]
-        found.append((loss.item(), torch.cat(gradients)))
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
-    assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
-
-
-@pytest.mark.model
-def test_padding_is_masked_by_length_and_is_never_eos() -> None:
-    from train.trainer import _pad_id, padded
-
-    batch = padded([{"input_ids": [5, 2], "labels": [-100, 2]}, {"input_ids": [5, 6, 2], "labels": [-100, 6, 2]}], 0)
-    assert batch["input_ids"].tolist() == [[5, 2, 0], [5, 6, 2]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
-    assert batch["labels"].tolist() == [[-100, 2, -100], [-100, 6, 2]]
-    ids = {"eos_token_id": 2, "pad_token_id": 2, "unk_token_id": None, "bos_token_id": 1}
-    assert _pad_id(SimpleNamespace(**ids)) == 1
-
-
-@pytest.mark.model
-def test_loss_that_is_no_number_stops_the_run_with_a_lower_learning_rate() -> None:
-    from train.trainer import Watcher
-
-    state, args = SimpleNamespace(global_step=7), SimpleNamespace(learning_rate=0.1)
-    with pytest.raises(ModelError, match=r"loss of step 7 is nan.*learning_rate=0.025"):
-        Watcher(False).on_log(args, state, None, logs={"loss": float("nan")})
+    assert losses[1] == losses[0]
+    assert losses[2] == losses[0]
 
 
 @pytest.mark.model
@@ -559,37 +435,10 @@ def test_existing_out_that_is_no_adapter_is_refused_before_anything_is_loaded(re
 
 
 @pytest.mark.model
-def test_old_adapter_stays_until_the_new_one_is_whole(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    from train import qlora
-
-    out = Path(recipe.out)
-    out.mkdir()
-    written(out / "adapter_config.json", "{}")
-    written(out / "adapter_model.safetensors", "old")
-    manifest = SimpleNamespace()
-
-    def save(folder: Path) -> None:
-        written(folder / "adapter_model.safetensors", "new")
-
-    def broken(folder: Path, _: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    tuner: Any = SimpleNamespace(model=SimpleNamespace(save_pretrained=save))
-    monkeypatch.setattr(qlora, "write_manifest", broken)
-    with pytest.raises(DiskFullError), qlora._disk(out):
-        qlora._put_adapter(tuner, manifest, out)
-    assert weights(out) == b"old\n"
-    monkeypatch.setattr(qlora, "write_manifest", lambda folder, _: None)
-    qlora._put_adapter(tuner, manifest, out)
-    assert weights(out) == b"new\n"
-    assert sorted(path.name for path in out.parent.iterdir()) == ["adapter", "rows.jsonl"]
-
-
-@pytest.mark.model
 def test_full_device_under_torch_or_safetensors_is_said_in_one_line() -> None:
     from safetensors import SafetensorError
 
-    from train.qlora import _disk
+    from train.disk import weights_disk_faults
 
     # The words that safetensors and torch's writer use for a full device.
     seen = [
@@ -597,7 +446,7 @@ def test_full_device_under_torch_or_safetensors_is_said_in_one_line() -> None:
         RuntimeError("[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/0"),
     ]
     for error in seen:
-        with pytest.raises(DiskFullError), _disk(Path("adapter")):
+        with pytest.raises(DiskFullError), weights_disk_faults(Path("adapter")):
             raise error
 
 
@@ -639,12 +488,30 @@ def test_unknown_layer_is_refused_with_the_nearest(recipe: Recipe) -> None:
 
 
 @pytest.mark.model
-def test_bfloat16_on_a_cpu_is_refused(recipe: Recipe) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "says"), [("dtype", "bfloat16", "dtype=auto"), ("quantization", "fp8", "quantization=nf4")]
+)
+def test_what_a_cpu_cannot_do_is_refused(recipe: Recipe, key: str, value: str, says: str) -> None:
     import torch
 
     from train import train
 
     if torch.cuda.is_available():
-        pytest.skip("there is a GPU, where bfloat16 is right")
-    with pytest.raises(UsageError, match="dtype=auto"):
-        train(changed(recipe, dtype="bfloat16"), progress=False)
+        pytest.skip("there is a GPU, where it is right")
+    with pytest.raises(UsageError, match=says):
+        train(changed(recipe, **{key: value}), progress=False)
+
+
+@pytest.mark.model
+def test_rows_that_hold_an_eval_item_are_refused_unless_its_task_is_named(recipe: Recipe, tmp_path: Path) -> None:
+    from tasks_uz.data import ROOT, read_items
+    from train import train
+
+    item = read_items(ROOT / "uz_topic" / "items.jsonl")[0]
+    lines = [*(json.loads(line) for line in Path(recipe.data).read_text(encoding="utf-8").splitlines())]
+    planted = {"instruction": "Mavzuni ayting.", "input": item["text"], "output": item["label"]}
+    data = written(tmp_path / "planted.jsonl", *lines, planted)
+    with pytest.raises(DataError, match=r"planted.jsonl:9: .*uz_topic") as caught:
+        train(changed(recipe, data=str(data)), progress=False)
+    assert "uzbench check-data" in str(caught.value)
+    train(changed(recipe, data=str(data), allow_overlap=["uz_topic"], max_steps=1), progress=False)

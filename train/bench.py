@@ -181,6 +181,7 @@ def _by_trl(model: Any, recipe: Any, data: Any, steps: int) -> dict[str, Any]:
             max_steps=WARM_UP + steps,
             learning_rate=recipe.learning_rate,
             max_length=recipe.max_length,
+            completion_only_loss=True,
             bf16=model.dtype == torch.bfloat16,
             report_to="none",
             save_strategy="no",

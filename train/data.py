@@ -1,4 +1,4 @@
-"""Rows to learn from: read, checked, written out as prompts, cut into tokens and put in order.
+"""Rows to learn from: read, checked, written out as prompts, and cut into tokens.
 
     {"instruction": "Shu yangilikning ruknini ayting.", "input": "Jamoa finalga chiqdi.", "output": "sport"}
 
@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from harness.errors import DataError, ModelError
@@ -27,9 +26,6 @@ from tasks_uz.prompts import render_row
 
 IGNORED = -100
 """The label of a token that carries no loss."""
-
-POOL = 50
-"""Batches whose rows are sorted by length together, so that little is padded and much stays random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,22 +206,3 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
     ids = list(tokenizer.encode(text))
     # Some tokenizers close every text themselves; the end token is put once, after the answer.
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
-
-
-def epoch_order(lengths: Sequence[int], *, batch_size: int, seed: int, epoch: int) -> list[int]:
-    """The rows of one epoch in the order they are trained; each batch_size of them share a batch.
-
-    Rows of like length share a batch, batches come in random order. Nothing but the arguments matters, so a
-    resumed run goes on with the very row it would have come to.
-    """
-    random = Random(f"{seed}:{epoch}")
-    order = list(range(len(lengths)))
-    random.shuffle(order)
-    # What doesn't fill a batch comes last, drawn at random: else it would always be the longest rows.
-    whole = len(order) - len(order) % batch_size
-    batches = []
-    for start in range(0, whole, POOL * batch_size):
-        pool = sorted(order[start : min(start + POOL * batch_size, whole)], key=lengths.__getitem__)
-        batches += [pool[first : first + batch_size] for first in range(0, len(pool), batch_size)]
-    random.shuffle(batches)
-    return [row for batch in batches for row in batch] + order[whole:]

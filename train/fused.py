@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from harness.engine.attention import on_device
 from train import kernels
 from train.loss import summed_loss
 from train.packing import Packed
@@ -524,6 +525,12 @@ class FusedLearner:
             scaled = torch._foreach_mul(parameters, list(factors))
             torch._foreach_copy_(places, scaled)
 
+    def learn(self, packed: Packed, *, seed: int, n_trained: int) -> torch.Tensor:
+        """Adds a pass's part to the gradient of the mean over n_trained tokens; returns its part of that mean."""
+        loss = self.loss(packed, seed=seed) / n_trained
+        loss.backward()
+        return loss.detach()
+
     def loss(self, packed: Packed, *, seed: int) -> torch.Tensor:
         """The loss of a pass, summed over its trained tokens, with its gradient; float32 ().
 
@@ -531,8 +538,7 @@ class FusedLearner:
         """
         device = self._head.weight.device
         ids, positions, predictors, targets = (
-            torch.from_numpy(array).pin_memory().to(device, non_blocking=True)
-            for array in (packed.ids, packed.positions, packed.predictors, packed.targets)
+            on_device(array, device) for array in (packed.ids, packed.positions, packed.predictors, packed.targets)
         )
         h = self._decoder.embed_tokens(ids)
         cos, sin = self._decoder.rotary_emb(h, positions[None])

@@ -38,8 +38,8 @@ class Learner(Protocol):
 
     recompute: int
 
-    def loss(self, packed: Packed, *, seed: int) -> torch.Tensor:
-        """The summed loss of a pass, with its gradient."""
+    def learn(self, packed: Packed, *, seed: int, n_trained: int) -> torch.Tensor:
+        """Adds a pass's part to the gradient of the mean over n_trained tokens; returns its part of that mean."""
         ...
 
     def unpack(self, layers: int) -> None:
@@ -214,9 +214,7 @@ class Loop:
         for number, packed in enumerate(batches):
             # What is dropped depends on the step and the pass alone.
             seed = (self.recipe.seed * 1_000_003 + self.step) * 4096 + number * self.team.n + self.team.number
-            loss = self.learner.loss(packed, seed=seed % 2**31) / n_trained
-            loss.backward()
-            total += loss.detach()
+            total += self.learner.learn(packed, seed=seed % 2**31, n_trained=n_trained)
         return total
 
     def _batches(self, step: int) -> tuple[list[Packed], int, int]:

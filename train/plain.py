@@ -8,6 +8,7 @@ Letters: T tokens, B rows, N trained tokens, V vocabulary, H query heads, G key 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,14 @@ class PlainLearner:
 
     def refresh(self) -> None:
         """Nothing: the adapters' weights are used where they are."""
+
+    def learn(self, packed: Packed, *, seed: int, n_trained: int) -> torch.Tensor:
+        """Adds a pass's part to the gradient of the mean over n_trained tokens; returns its part of that mean."""
+        # What is computed twice attends in the backward pass too.
+        with attention.in_use(self._causal.config) if self.packs else nullcontext():
+            loss = self.loss(packed, seed=seed) / n_trained
+            loss.backward()
+        return loss.detach()
 
     def loss(self, packed: Packed, *, seed: int) -> torch.Tensor:
         """The loss of a pass, summed over its trained tokens, with its gradient; float32 ().
