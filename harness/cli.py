@@ -294,7 +294,7 @@ def run(
         str | None, typer.Option(help="Of a server that speaks OpenAI's protocol, for api and gguf.")
     ] = None,
     quantization: Annotated[
-        str | None, typer.Option(help="none, int8 or nf4. Default: as the adapter was trained, else none.")
+        str | None, typer.Option(help="none, int8, nf4 or fp8. Default: as the adapter was trained, else none.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16. auto: float32 on a CPU.")] = "auto",
     gpus: Annotated[
@@ -816,7 +816,7 @@ def chat(
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter: hub id or directory.")] = None,
     quantization: Annotated[
-        str | None, typer.Option(help="none, int8 or nf4. Default: as the adapter was trained, else none.")
+        str | None, typer.Option(help="none, int8, nf4 or fp8. Default: as the adapter was trained, else none.")
     ] = None,
     prompt_format: Annotated[
         str | None,

@@ -30,7 +30,7 @@ from harness.files import dumps
 from tasks_uz.prompts import FORMATS
 from tasks_uz.text import ORTHOGRAPHIES
 
-QUANTIZATIONS = ("none", "int8", "nf4")
+QUANTIZATIONS = ("none", "int8", "nf4", "fp8")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 BACKENDS = ("engine", "hf", "vllm", "sglang", "api", "gguf")
 VERDICTS = ("better", "worse", "same", "unclear")

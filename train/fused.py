@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from harness.engine.attention import on_device
+from harness.engine.float8 import rounded
 from train import kernels
 from train.loss import summed_loss
 from train.packing import Packed
@@ -235,13 +236,10 @@ class Float8Product(Product):
 
     def _lay_out(self) -> None:
         self._kind = "Linear"
-        weight = torch.cat([layer.weight for layer in self.layers])  # (N, K)
-        self._scale = (weight.abs().max().float() / 448).reshape(1, 1)
-        self._weight = (weight / self._scale).to(torch.float8_e4m3fn)
+        weight = self.layers[0].weight
+        # The model's own weights have been rounded so already, as whoever asks it without these passes needs them.
+        self._weight, self._scale = rounded([layer.weight for layer in self.layers])  # (N, K)
         self._turned = self._weight.t().contiguous()  # (K, N)
-        rounded = (self._weight.float() * self._scale).to(weight.dtype)
-        for layer, part in zip(self.layers, rounded.split(self.widths), strict=True):
-            layer.weight.data = part
         self._a = weight.new_zeros(self.R, self.K)
         self._turned_b = weight.new_zeros(self.R, self.N)
         self._b = self._turned_b.t()

@@ -47,8 +47,7 @@ def live_spec(recipe: Recipe) -> RunSpec:
     spec = RunSpec(
         model=recipe.model,
         revision=recipe.revision,
-        # An fp8 base is kept rounded, in the dtype of arithmetic.
-        quantization="none" if recipe.quantization == "fp8" else recipe.quantization,
+        quantization=recipe.quantization,
         dtype=recipe.dtype,
         tasks=recipe.eval_tasks,
         limit=recipe.eval_limit or None,
@@ -93,7 +92,7 @@ class Live:
     ):
         self._best = folder / BEST
         self._recipe, self._spec, self._tokenizer = recipe, live_spec(recipe), tokenizer
-        self._base = replace(base, weights=f"{base.weights} in fp8") if recipe.quantization == "fp8" else base
+        self._base = base
         self._out = live_folder(recipe)
         self._report, self._scored, self._progress = report, scored, progress
         self._runs: dict[int, RunDirectory] = {}

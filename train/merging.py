@@ -31,6 +31,7 @@ from peft.tuners.lora import LoraLayer
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from harness.engine.float8 import round_weights
 from harness.engine.identity import Located, adapter_manifest, check_adapter, locate_adapter, locate_model
 from harness.engine.load import device, first_line, one_line, quantization_config, with_adapter
 from harness.errors import ModelError, UnknownNameError, UsageError
@@ -207,13 +208,16 @@ def _texts(tokenizer: Any, prompt_format: str) -> list[torch.Tensor]:
 
 
 def _load(path: str, revision: str | None, quantization: str, dtype: str) -> Any:
-    return AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         path,
         revision=revision,
         dtype=dtype,
         quantization_config=quantization_config(quantization, torch.float32),
         device_map={"": device()},
-    ).eval()
+    )
+    if quantization == "fp8":
+        round_weights(model)
+    return model.eval()
 
 
 def _own_dtype(base: Located, name: str) -> torch.dtype:

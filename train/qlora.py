@@ -21,6 +21,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as transformers_logging
 
+from harness.engine.float8 import round_weights
 from harness.engine.identity import Located, adapter_manifest, check_adapter, locate_adapter, locate_model
 from harness.engine.load import one_line, quantization_config
 from harness.engine.shapes import matmul_flops
@@ -242,14 +243,15 @@ def _load(prepared: Prepared) -> Any:
     if cuda and recipe.memory_gib:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, recipe.memory_gib * 2**30 / total))
-    kind = "none" if recipe.quantization == "fp8" else recipe.quantization
     model = AutoModelForCausalLM.from_pretrained(
         prepared.base.path,
         revision=prepared.base.revision,
         dtype=prepared.dtype,
-        quantization_config=quantization_config(kind, prepared.dtype),
+        quantization_config=quantization_config(recipe.quantization, prepared.dtype),
         device_map={"": torch.cuda.current_device() if cuda else "cpu"},
     )
+    if recipe.quantization == "fp8":
+        round_weights(model)
     return model.requires_grad_(False)
 
 

@@ -33,9 +33,6 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 SCHEDULES = ("linear", "cosine", "constant")
 ALL_LINEAR = "all-linear"
 
-BASES = (*QUANTIZATIONS, "fp8")
-"""How the frozen base may be kept: what evaluation knows, and fp8, which needs a GPU that multiplies it."""
-
 _NOT_OF_DPO = {"lora_dropout": 0.0, "micro_batch_tokens": 0, "eval_steps": 0, "trackers": ()}
 """Keys that have no effect on dpo, as they are when nobody chose. (Dropout would move it from where it starts.)"""
 
@@ -151,7 +148,7 @@ class Recipe(Record):
                 raise UsageError(f"{name} is empty. Try: {name}=PATH")
         _one_of("prompt_format", self.prompt_format, PROMPT_FORMATS)
         _one_of("method", self.method, METHODS)
-        _one_of("quantization", self.quantization, BASES)
+        _one_of("quantization", self.quantization, QUANTIZATIONS)
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("schedule", self.schedule, SCHEDULES)
         for name in ("batch_size", "gradient_accumulation", "lora_rank", "save_steps", "keep_checkpoints"):

@@ -42,7 +42,7 @@ from harness.engine.shapes import LONGEST, SHAPES, matmul_flops, random_model
 from harness.engine.tokens import Encoder
 from harness.engine.tree import Tokens, tokens
 from harness.errors import UzBenchError
-from harness.records import QUANTIZATIONS, RunSpec
+from harness.records import RunSpec
 
 Document = tuple[Tokens, list[Tokens]]
 """A context and its choices."""
@@ -388,7 +388,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("cases", nargs="*", type=_case, metavar="SHOTSxDOCUMENTS@BATCHES", help="such as 5x100@8,16")
     parser.add_argument("--model", help="directory, packaged model or hub id; without it random weights of --shape")
     parser.add_argument("--shape", choices=sorted(SHAPES), default="tiny")
-    parser.add_argument("--quantization", choices=QUANTIZATIONS, default="none")
+    parser.add_argument("--quantization", choices=("none", "int8", "nf4"), default="none")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--task", help="documents of this task instead of random ones")
     parser.add_argument("--generate", type=_prompts, metavar="PROMPTS@BATCHES", help="time answers too: 128@64,128")

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers import logging as transformers_logging
 
+from harness.engine.float8 import round_weights
 from harness.engine.identity import Located
 from harness.engine.jobs import Budget, EnginePlanner, Job, PaddedPlanner, Planner
 from harness.engine.lm import NARROW_ROWS, SERVED, EngineLM, HFBackend
@@ -80,7 +81,7 @@ def load_base(spec: RunSpec, base: Located, on: str) -> Any:
     """
     dtype = getattr(torch, resolved_dtype(spec, on))
     with one_line(spec.model):
-        return AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             base.path,
             revision=base.revision,
             dtype=dtype,
@@ -88,6 +89,9 @@ def load_base(spec: RunSpec, base: Located, on: str) -> Any:
             device_map={"": on},
             trust_remote_code=spec.trust_remote_code,
         )
+    if spec.quantization == "fp8":
+        round_weights(model)
+    return model
 
 
 def served(spec: RunSpec, config: Any) -> bool:
@@ -239,12 +243,12 @@ def with_adapter(model: Any, name: str, adapter: Located, *, by_engine: bool = F
 
 
 def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """How bitsandbytes loads a base: None, int8, or NF4 with double quantization.
+    """How bitsandbytes loads a base: int8, NF4 with double quantization, or None, as it doesn't know fp8.
 
     dtype: of arithmetic; on a CPU NF4 is 13 times faster in float32 than in bfloat16.
     Raises UsageError where bitsandbytes is missing.
     """
-    if kind == "none":
+    if kind in ("none", "fp8"):
         return None
     try:
         import bitsandbytes  # noqa: F401

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from harness.engine.float8 import round_weights
+
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"model_type": "llama", "vocab_size": 4096, "hidden_size": 128, "intermediate_size": 256,
              "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2},
@@ -24,13 +26,15 @@ LONGEST = 32768
 
 
 def random_model(shape: str, dtype: torch.dtype, quantization: str, device: torch.device | str) -> Any:
-    """A model with random weights, always the same, its layers quantized as bitsandbytes loads them."""
+    """A model with random weights, always the same, its layers quantized as they are loaded or trained on."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(**SHAPES[shape], max_position_embeddings=LONGEST)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     if quantization in ("int8", "nf4"):
         _quantize(model, quantization, dtype)
+    if quantization == "fp8":
+        round_weights(model)
     return model
 
 
