@@ -680,13 +680,19 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Instead of the recipe's.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it will take, memory, time and disk, and train nothing.")
+    ] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Hub repository to upload to; private where it is new.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a LoRA adapter on instruction, input, output rows; a run that was killed goes on where it was.
 
     \b
       uzbench train train/recipes/demo_cpu.yaml
-      uzbench train train/recipes/demo_cpu.yaml data=rows.jsonl out=adapters/mine
+      uzbench train train/recipes/mistral_uz_fast_nf4.yaml data=rows.jsonl out=adapters/mine --dry-run
       uzbench run --model gemma-3-270m --adapter adapters/mine
     """
     from train.recipe import read_recipe
@@ -694,16 +700,52 @@ def train(
 
     wanted = read_recipe(recipe, overrides or [])
     check_trackers(wanted.trackers)
+    if push_to_hub:
+        from train.publish import check_repo
+
+        check_repo(push_to_hub)
     # Only now: torch takes ten seconds to say that a file is missing.
+    if dry_run:
+        from reports.estimate import render_estimate
+        from reports.format import for_terminal
+        from train.estimate import estimate
+
+        found = estimate(wanted, progress=sys.stderr.isatty()).to_dict()
+        print(for_terminal(render_estimate(found)), file=sys.stderr)
+        if json:
+            _print_json(found)
+        return
     from train.live import live_folder
     from train.qlora import train as train_adapter
 
-    result = train_adapter(wanted, progress=sys.stderr.isatty(), report=_write_curve)
+    last: dict[str, Any] = {}
+
+    def report(runs: Sequence[Any], comparisons: Sequence[Any], best: int, folder: Path) -> None:
+        from reports.card import Evaluation
+
+        _write_curve(runs, comparisons, best, folder)
+        last["evaluation"] = Evaluation(comparisons[best], runs[0], runs[best + 1])
+
+    result = train_adapter(wanted, progress=sys.stderr.isatty(), report=report)
+    if os.environ.get("RANK", "0") != "0":  # of several processes, the first one speaks
+        return
+    from reports.card import Published, write_card
+
+    usd = result.manifest.seconds / 3600 * wanted.usd_per_hour or None
+    card = write_card(result.manifest, result.adapter, last.get("evaluation"), Published(usd=usd))
+    page = live_folder(wanted) / "report.html"
+    paths = [result.adapter, card, *([page] if wanted.eval_steps and page.is_file() else [])]
+    address = None
+    if push_to_hub:
+        from reports.format import visible
+        from train.publish import push
+
+        address = push(result.adapter, push_to_hub)
+        print(f"Pushed to {visible(address)}", file=sys.stderr)
     if json:
-        _print_json({"adapter": str(result.adapter), "manifest": result.manifest.to_dict()})
+        _print_json({"adapter": str(result.adapter), "address": address, "manifest": result.manifest.to_dict()})
     else:
-        page = live_folder(wanted) / "report.html"
-        _print_paths([result.adapter, *([page] if wanted.eval_steps and page.is_file() else [])])
+        _print_paths(paths)
 
 
 @app.command()

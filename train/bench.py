@@ -90,7 +90,7 @@ def measure(case: str, shape: str, settings: Sequence[str], steps: int) -> dict[
         "of_limit": round(rate / limit / team.n, 3),
         "matmul_tflops": round(flops / 1e12),
         "peak_gib": round(peak, 1) if peak else None,
-        "flops_per_token": round(dimensions.flops_per_token(share, length)),
+        "work_per_token": round(dimensions.work_per_token(share, length)),
         "seed_minutes": round(SEED_ROWS * length / rate / 60, 1),
         **found,
     }

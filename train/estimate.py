@@ -1,7 +1,7 @@
 """What a run will take, before a model is loaded: memory, tokens, steps, disk, and time where a rate is known.
 
-Memory is reckoned by train.memory. Time is arithmetic over the rate that this device reached before: this machine's
-own runs first, then train/rates.yaml. A device that neither knows has no time.
+Memory is reckoned by train.memory. Time is work over the rate that this device reached before: this machine's own
+runs first, then train/rates.yaml. A device that neither knows has no time.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from train.recipe import Recipe
 if TYPE_CHECKING:
     from train.planning import Plan
     from train.qlora import Prepared
+
+MANY_TOKENS = 20_000
+"""Tokens of a run below which its rate says little of the next one's."""
 
 RATES = Path(__file__).parent / "rates.yaml"
 
@@ -60,17 +63,35 @@ class Estimate(Record):
     minutes: float | None
     usd: float | None
 
+    @property
+    def line(self) -> str:
+        """The most of it in one line."""
+        parts = [
+            f"{self.n_rows:,} rows, {self.steps:,} steps of {self.rows_per_step}, {self.n_tokens:,} tokens",
+            f"about {self.minutes:,.0f} min" if self.minutes is not None else "time unknown on this device",
+        ]
+        if self.peak_gib is not None:
+            parts.append(f"peak {self.peak_gib:.1f} of {self.free_gib:.1f} GiB")
+        if self.usd is not None:
+            parts.append(f"about ${self.usd:.2f}")
+        return "; ".join(parts) + "."
 
-def estimate(recipe: Recipe) -> Estimate:
-    """What a run of the recipe would take on this machine; nothing is loaded and nothing is written.
+
+def estimate(recipe: Recipe, *, progress: bool = False) -> Estimate:
+    """What a run of the recipe would take on this machine; no weight is loaded and nothing is written.
 
     Raises DataError, ModelError, NetworkError, UsageError.
     """
     from train.qlora import prepare
 
-    prepared = prepare(recipe)
-    schedule, data = prepared.schedule, prepared.data
-    shape, plan = memory.Shape.of(prepared.config, recipe), prepared.plan()
+    prepared = prepare(recipe, progress=progress)
+    return estimate_of(prepared, prepared.plan())
+
+
+def estimate_of(prepared: Prepared, plan: Plan) -> Estimate:
+    """What a run that goes by a plan will take."""
+    recipe, schedule, data = prepared.recipe, prepared.schedule, prepared.data
+    shape = memory.Shape.of(prepared.config, recipe)
     lengths = [len(row.ids) for row in data.rows]
     n_tokens = sum(lengths) * schedule.steps // schedule.steps_per_epoch
     if schedule.steps % schedule.steps_per_epoch:
@@ -94,7 +115,7 @@ def estimate(recipe: Recipe) -> Estimate:
     if rate is not None and shape is not None:
         minutes = (
             n_tokens
-            * prepared.flops_per_token(shape)
+            * prepared.work_per_token(shape)
             * (1 + 0.25 * min(plan.recompute, shape.n_layers) / shape.n_layers)
             / rate
             / 60
@@ -117,7 +138,7 @@ def estimate(recipe: Recipe) -> Estimate:
         adapter_mib=round(adapter, 1) if adapter is not None else None,
         # Weights and two moments a checkpoint; a new one is written before the oldest goes.
         disk_mib=round(adapter * (1 + 3 * (recipe.keep_checkpoints + 1)), 1) if adapter is not None else None,
-        minutes=round(minutes, 1) if minutes is not None else None,
+        minutes=round(minutes, 2) if minutes is not None else None,
         usd=round(minutes / 60 * recipe.usd_per_hour, 2) if minutes is not None and recipe.usd_per_hour else None,
     )
 
@@ -152,10 +173,10 @@ def known_rate(quantization: str) -> float | None:
 def remember_rate(prepared: Prepared, plan: Plan, n_tokens: int, seconds: float) -> None:
     """Keeps what a finished run reached, for the next estimate; a cache that can't be written costs nothing else."""
     shape = memory.Shape.of(prepared.config, prepared.recipe)
-    if shape is None or seconds < 30:  # mostly starting up
+    if shape is None or seconds < 60 or n_tokens < MANY_TOKENS:  # mostly starting up
         return
     twice = 1 + 0.25 * min(plan.recompute, shape.n_layers) / shape.n_layers
-    rate = n_tokens * prepared.flops_per_token(shape) * twice / seconds
+    rate = n_tokens * prepared.work_per_token(shape) * twice / seconds
     rates = {**_own_rates(), f"{device_name()}|{prepared.recipe.quantization}": rate}
     with suppress(OSError, UzBenchError):
         write_json(cache_dir() / "training_rates.json", {"rates": rates})

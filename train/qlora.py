@@ -34,7 +34,7 @@ from train import checkpoints, memory
 from train.check import check_data
 from train.data import TokenData, read_rows, tokenize
 from train.disk import weights_disk_faults
-from train.estimate import remember_rate
+from train.estimate import estimate_of, remember_rate
 from train.live import BEST, Live, Report, best_step, live_spec
 from train.loop import Learner, Log, Loop
 from train.packing import Schedule
@@ -81,8 +81,15 @@ class Prepared:
 
     def flops_per_token(self, shape: memory.Shape) -> float:
         """Arithmetic of a token of these rows."""
-        data = self.data
-        return shape.flops_per_token(data.n_trained_tokens / data.n_tokens, data.n_tokens / len(data.rows))
+        return shape.flops_per_token(*self._mean())
+
+    def work_per_token(self, shape: memory.Shape) -> float:
+        """What the time of a token of these rows goes by."""
+        return shape.work_per_token(*self._mean())
+
+    def _mean(self) -> tuple[float, float]:
+        """The share of tokens that are trained, and the tokens of a row."""
+        return self.data.n_trained_tokens / self.data.n_tokens, self.data.n_tokens / len(self.data.rows)
 
 
 def train(recipe: Recipe, *, progress: bool = True, report: Report | None = None) -> TrainResult:
@@ -126,6 +133,7 @@ def _learn(
         learner = make_learner(model, prepared.recipe)
         live = _live(prepared, folder, trackers, report, progress)
         loop = _loop(prepared, model, learner, folder, team, progress, _watched(trackers, live))
+        loop.say(estimate_of(prepared, loop.plan).line)
         whole = checkpoints.found(folder)
         resumed_from = loop.go_on_from(whole[-1]) if whole else 0
         if prepared.data.dropped:
