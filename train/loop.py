@@ -221,15 +221,20 @@ class Loop:
         """A step's passes of this process; tokens and trained tokens of all processes' passes."""
         rows = self.schedule.rows(step)
         batches = [Packed.of([self.data.rows[row] for row in part]) for part in self.parts(rows)]
+        if self.team.sharded:
+            # Weights are gathered by all processes or none.
+            most = max(len(self.parts(rows, number)) for number in range(self.team.n))
+            batches += [Packed.idle()] * (most - len(batches))
         n_trained = sum(len(row.ids) - max(row.n_prompt, 1) for row in (self.data.rows[at] for at in rows))
         return batches, sum(self.lengths[row] for row in rows), n_trained
 
-    def parts(self, rows: Sequence[int]) -> list[list[int]]:
-        """A step's rows in the passes of this process."""
+    def parts(self, rows: Sequence[int], number: int | None = None) -> list[list[int]]:
+        """A step's rows in the passes of this process, or of another one by its number."""
+        number = self.team.number if number is None else number
         shares = divided([self.lengths[row] for row in rows], self.team.n)
-        if self.team.number >= len(shares):
+        if number >= len(shares):
             return []
-        mine = [rows[at] for at in shares[self.team.number]]
+        mine = [rows[at] for at in shares[number]]
         return [
             [mine[at] for at in part] for part in passes([self.lengths[row] for row in mine], self.plan.most_tokens)
         ]

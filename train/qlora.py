@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as transformers_logging
 
@@ -42,6 +43,7 @@ from train.pairs import read_pairs, tokenize_pairs
 from train.plain import PlainLearner
 from train.planning import Plan, keep_plan, kept_plan, plan_of, written_out
 from train.recipe import ALL_LINEAR, Recipe
+from train.sharded import ShardedLearner, check_shardable, shard, sharded_plan
 from train.team import Team, make_team
 from train.trackers import Trackers, check_trackers, tracking
 
@@ -75,9 +77,12 @@ class Prepared:
         recipe = self.recipe
         return Schedule(len(self.data.rows), recipe.rows_per_step, recipe.epochs, recipe.max_steps, recipe.seed)
 
-    def plan(self, n_processes: int = 1) -> Plan:
+    def plan(self, team: Team | None = None) -> Plan:
         """Passes that fit into memory."""
-        return plan_of(self.config, self.recipe, self.dtype, self.data.rows, self.schedule, n_processes)
+        team = team or Team()
+        if team.sharded:
+            return sharded_plan(self.recipe, self.config)
+        return plan_of(self.config, self.recipe, self.dtype, self.data.rows, self.schedule, team.n)
 
     def flops_per_token(self, shape: memory.Shape) -> float:
         """Arithmetic of a token of these rows."""
@@ -106,12 +111,18 @@ def train(recipe: Recipe, *, progress: bool = True, report: Report | None = None
     if recipe.eval_steps:
         live_spec(recipe)  # Tasks that don't exist are told before anything is loaded.
     with closing(make_team()) as team:
+        if recipe.method == "dpo" and team.n > 1:
+            raise UsageError("method: dpo runs in one process. Try it without `accelerate launch`.")
         leads = team.number == 0
         prepared = prepare(recipe, progress=progress and leads)
+        if team.sharded:
+            check_shardable(recipe, prepared.config)
         key = _run_key(prepared)
         folder = out.with_name(f"{out.name}.checkpoints") / key
         with quiet(), one_line(recipe.model), weights_disk_faults(out):
-            model = add_adapter(_load(prepared), recipe)
+            model = add_adapter(_load(prepared, on="cpu" if team.sharded else None), recipe)
+            if team.sharded:
+                shard(model)
         with quiet(), _in_memory(recipe), weights_disk_faults(folder):
             learn = _prefer if recipe.method == "dpo" else _learn
             step, log, resumed_from = learn(prepared, model, folder, team, progress and leads, report)
@@ -152,8 +163,6 @@ def _prefer(
 ) -> Done:
     from train.preference import train_preference  # TRL takes seconds to load
 
-    if team.n > 1:
-        raise UsageError("method: dpo runs in one process. Try it without `accelerate launch`.")
     return train_preference(prepared, model, folder, progress=progress)
 
 
@@ -246,7 +255,8 @@ def _run_key(prepared: Prepared) -> str:
     return digest({"recipe": choices, **parts})[:16]
 
 
-def _load(prepared: Prepared) -> Any:
+def _load(prepared: Prepared, on: str | None = None) -> Any:
+    """The frozen base. on: a device, else the process's own."""
     recipe, cuda = prepared.recipe, torch.cuda.is_available()
     if cuda and recipe.memory_gib:
         total = torch.cuda.get_device_properties(0).total_memory
@@ -256,7 +266,7 @@ def _load(prepared: Prepared) -> Any:
         revision=prepared.base.revision,
         dtype=prepared.dtype,
         quantization_config=quantization_config(recipe.quantization, prepared.dtype),
-        device_map={"": torch.cuda.current_device() if cuda else "cpu"},
+        device_map={"": on or (torch.cuda.current_device() if cuda else "cpu")},
     )
     if recipe.quantization == "fp8":
         round_weights(model)
@@ -303,6 +313,8 @@ def make_learner(model: PeftModel, recipe: Recipe) -> Learner:
     Raises ModelError.
     """
     causal = model.get_base_model()
+    if isinstance(causal, FSDPModule):
+        return ShardedLearner(model)
     if written_out(causal.config, causal.dtype):
         from train.fused import FusedLearner  # Triton's kernels
 
@@ -334,7 +346,7 @@ def _watched(trackers: Trackers, live: Live | None) -> Passed:
 def _loop(
     prepared: Prepared, model: PeftModel, learner: Learner, folder: Path, team: Team, progress: bool, passed: Passed
 ) -> Loop:
-    plan = kept_plan(folder) or prepared.plan(team.n)
+    plan = kept_plan(folder) or prepared.plan(team)
     team.wait()  # until all have read what was kept
     if team.number == 0:
         keep_plan(folder, plan)

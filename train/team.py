@@ -1,8 +1,8 @@
-"""Several processes that share a run, as `accelerate launch` starts them: one a GPU, each with the whole base.
+"""Several processes that share a run, as `accelerate launch` starts them: one a GPU.
 
 The rows of a step are divided between them by tokens, so that all are done at about the same time. Once a step the
 gradients of the adapters are added up: that is all they say to each other, a hundredth of what a step computes. So
-the step is the same step, however many compute it.
+the step is the same step, however many compute it. Each has the whole base, or its share (train.sharded).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 
 
 class Team:
-    """The processes that share a run: how many, and which this is. By itself: one."""
+    """The processes that share a run: how many, which this is, and whether they share the base. By itself: one."""
 
-    n, number = 1, 0
+    n, number, sharded = 1, 0, False
 
     def add(self, tensors: Sequence[torch.Tensor]) -> None:
         """Makes each tensor its sum over all processes, in place."""
@@ -34,8 +34,13 @@ class Processes(Team):
     def __init__(self) -> None:
         from accelerate import PartialState
 
-        self._state = PartialState()
+        # On a CPU accelerate connects nobody unless it is told to.
+        self._state = PartialState(cpu=not torch.cuda.is_available())
         self.n, self.number = self._state.num_processes, self._state.process_index
+        self.sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+        if self.sharded:
+            # Else transformers leaves all processes but the first without weights.
+            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
     def add(self, tensors: Sequence[torch.Tensor]) -> None:
         # One message instead of hundreds.
