@@ -5,11 +5,11 @@
     python -m train.bench train/recipes/mistral_uz_fast_nf4.yaml --shape mistral-7b --set memory_gib=24
     accelerate launch --config_file train/accelerate/ddp.yaml -m train.bench RECIPE --here --shape mistral-7b
 
-A case is a recipe, behind `trl:` as TRL's SFTTrainer runs it with its defaults; each has a process to itself. Weights
-are random; rows have lognormal lengths (5.4, 0.6) between 40 and 1,024 tokens, the last 60 % of each trained.
-Tokens are real ones, never padding. The limit is the arithmetic of frozen weights (4 operations a parameter and
-token; the head only where a token is trained), of attention and of the adapters, at the speed at which this device
-multiplies two large matrices.
+A case is a recipe; behind `trl:` as TRL's SFTTrainer runs it with its defaults, behind `unsloth:` as Unsloth does on
+packed rows, where it is installed. Each has a process to itself. Weights are random; rows have lognormal lengths (5.4,
+0.6) between 40 and 1,024 tokens, the last 60 % of each trained. Tokens are real ones, never padding. The limit is the
+arithmetic of frozen weights (4 operations a parameter and token; the head only where a token is trained), of attention
+and of the adapters, at the speed at which this device multiplies two large matrices.
 """
 
 from __future__ import annotations
@@ -51,19 +51,21 @@ def rows(n: int, vocabulary: int) -> list[Any]:
 
 def measure(case: str, shape: str, settings: Sequence[str], steps: int) -> dict[str, Any]:
     """One case, in this process."""
+    if case.startswith("unsloth:"):
+        import unsloth  # noqa: F401, it changes the others as they are imported
     import torch
 
-    from harness.engine.shapes import SHAPES, matmul_flops, random_model
+    from harness.engine.shapes import SHAPES, matmul_flops, random_model, shape_config
     from train import memory
     from train.data import TokenData
     from train.recipe import read_recipe
     from train.team import make_team
 
-    by_trl = case.startswith("trl:")
+    peer, _, path = case.rpartition(":")
     team = make_team()
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    recipe = read_recipe(case.removeprefix("trl:"), [f"max_steps={WARM_UP + steps}", "model=random", *settings])
+    recipe = read_recipe(path, [f"max_steps={WARM_UP + steps}", "model=random", *settings])
     data = TokenData(tuple(rows(recipe.rows_per_step * (WARM_UP + steps), SHAPES[shape]["vocab_size"])), {})
     share, length = data.n_trained_tokens / data.n_tokens, data.n_tokens / len(data.rows)
     flops = matmul_flops(device, dtype)
@@ -72,11 +74,15 @@ def measure(case: str, shape: str, settings: Sequence[str], steps: int) -> dict[
         if recipe.memory_gib:
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, recipe.memory_gib * 2**30 / total))
-    model = random_model(shape, dtype, recipe.quantization, device)
-    dimensions = memory.Shape.of(model.config, recipe)
+    dimensions = memory.Shape.of(shape_config(shape), recipe)
     assert dimensions is not None  # all shapes are of that family
     limit = flops / dimensions.flops_per_token(share, length)
-    found = _by_trl(model, recipe, data, steps) if by_trl else _by_ours(model, recipe, data, steps, dimensions, team)
+    if peer == "unsloth":
+        found = _by_unsloth(shape, recipe, data, steps)
+    else:
+        model = random_model(shape, dtype, recipe.quantization, device)
+        ours = peer == ""
+        found = _by_ours(model, recipe, data, steps, dimensions, team) if ours else _by_trl(model, recipe, data, steps)
     team.close()
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     rate = found.pop("rate")
@@ -148,14 +154,67 @@ def _by_ours(model: Any, recipe: Any, data: Any, steps: int, dimensions: Any, te
 
 
 def _by_trl(model: Any, recipe: Any, data: Any, steps: int) -> dict[str, Any]:
-    import torch
-    from datasets import Dataset
+    """TRL's defaults, the recipe's batch."""
     from peft import LoraConfig
-    from transformers import TrainerCallback
-    from trl import SFTConfig, SFTTrainer
 
     from harness.engine.bench import word_tokenizer
     from train.recipe import ALL_LINEAR
+
+    every = recipe.lora_targets == (ALL_LINEAR,)
+    lora = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=ALL_LINEAR if every else list(recipe.lora_targets),
+        task_type="CAUSAL_LM",
+    )
+    batch = {
+        "per_device_train_batch_size": recipe.batch_size,
+        "gradient_accumulation_steps": recipe.gradient_accumulation,
+    }
+    return _by_trainer(model, word_tokenizer(model.config.vocab_size), recipe, data, steps, batch, peft_config=lora)
+
+
+def _by_unsloth(shape: str, recipe: Any, data: Any, steps: int) -> dict[str, Any]:
+    """Unsloth at its fastest: about a step's tokens at once, packed, nothing computed twice."""
+    import torch
+    from unsloth import FastLanguageModel
+
+    from harness.engine.bench import word_tokenizer
+    from harness.engine.shapes import random_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        base = random_model(shape, torch.bfloat16, "none", "cuda")
+        base.save_pretrained(folder)
+        word_tokenizer(base.config.vocab_size).save_pretrained(folder)
+        del base
+        torch.cuda.empty_cache()
+        model, tokenizer = FastLanguageModel.from_pretrained(
+            folder,
+            max_seq_length=recipe.max_length,
+            dtype=torch.bfloat16,
+            load_in_4bit=recipe.quantization == "nf4",
+            local_files_only=True,
+        )
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        use_gradient_checkpointing=False,
+    )
+    batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "packing": True}
+    return _by_trainer(model, tokenizer, recipe, data, steps, batch)
+
+
+def _by_trainer(
+    model: Any, tokenizer: Any, recipe: Any, data: Any, steps: int, batch: dict[str, Any], **more: Any
+) -> dict[str, Any]:
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
@@ -167,7 +226,6 @@ def _by_trl(model: Any, recipe: Any, data: Any, steps: int) -> dict[str, Any]:
             self.ends.append(time.perf_counter())
 
     clock, counted = Clock(), []
-    every = recipe.lora_targets == (ALL_LINEAR,)
     given = [
         {"input_ids": row.ids, "completion_mask": [0] * row.n_prompt + [1] * (len(row.ids) - row.n_prompt)}
         for row in data.rows
@@ -176,8 +234,6 @@ def _by_trl(model: Any, recipe: Any, data: Any, steps: int) -> dict[str, Any]:
         model=model,
         args=SFTConfig(
             output_dir=tempfile.mkdtemp(),
-            per_device_train_batch_size=recipe.batch_size,
-            gradient_accumulation_steps=recipe.gradient_accumulation,
             max_steps=WARM_UP + steps,
             learning_rate=recipe.learning_rate,
             max_length=recipe.max_length,
@@ -187,30 +243,25 @@ def _by_trl(model: Any, recipe: Any, data: Any, steps: int) -> dict[str, Any]:
             save_strategy="no",
             logging_steps=1,
             disable_tqdm=True,
+            **batch,
         ),
         train_dataset=Dataset.from_list(given),
-        processing_class=word_tokenizer(model.config.vocab_size),
+        processing_class=tokenizer,
         callbacks=[clock],
-        peft_config=LoraConfig(
-            r=recipe.lora_rank,
-            lora_alpha=recipe.lora_alpha,
-            lora_dropout=recipe.lora_dropout,
-            target_modules=ALL_LINEAR if every else list(recipe.lora_targets),
-            task_type="CAUSAL_LM",
-        ),
+        **more,
     )
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     collate = trainer.data_collator
 
     def count(features: Any) -> Any:
-        batch = collate(features)
-        counted.append(int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel())
-        return batch
+        found = collate(features)
+        counted.append(int(found["attention_mask"].sum()) if "attention_mask" in found else found["input_ids"].numel())
+        return found
 
     trainer.data_collator = count
     trainer.train()
-    parts = recipe.gradient_accumulation
+    parts = batch["gradient_accumulation_steps"]
     seconds = clock.ends[WARM_UP + steps - 1] - clock.ends[WARM_UP - 1]
     losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     return {"rate": sum(counted[WARM_UP * parts : (WARM_UP + steps) * parts]) / seconds, "losses": losses}
@@ -221,7 +272,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("cases", nargs="+", metavar="[trl:]RECIPE.yaml")
+    parser.add_argument("cases", nargs="+", metavar="[trl:|unsloth:]RECIPE.yaml")
     parser.add_argument("--shape", default="tiny", help="of the random weights")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--steps", type=int, default=STEPS, help="measured, after some to warm up")

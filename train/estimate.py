@@ -68,7 +68,7 @@ class Estimate(Record):
         """The most of it in one line."""
         parts = [
             f"{self.n_rows:,} rows, {self.steps:,} steps of {self.rows_per_step}, {self.n_tokens:,} tokens",
-            f"about {self.minutes:,.0f} min" if self.minutes is not None else "time unknown on this device",
+            f"about {self.minutes:,.1f} min" if self.minutes is not None else "time unknown on this device",
         ]
         if self.peak_gib is not None:
             parts.append(f"peak {self.peak_gib:.1f} of {self.free_gib:.1f} GiB")

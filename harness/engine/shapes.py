@@ -25,12 +25,16 @@ SHAPES: dict[str, dict[str, Any]] = {
 LONGEST = 32768
 
 
+def shape_config(shape: str) -> Any:
+    """The configuration of a shape."""
+    return AutoConfig.for_model(**SHAPES[shape], max_position_embeddings=LONGEST)
+
+
 def random_model(shape: str, dtype: torch.dtype, quantization: str, device: torch.device | str) -> Any:
     """A model with random weights, always the same, its layers quantized as they are loaded or trained on."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(**SHAPES[shape], max_position_embeddings=LONGEST)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        model = AutoModelForCausalLM.from_config(shape_config(shape), dtype=dtype).eval()
     if quantization in ("int8", "nf4"):
         _quantize(model, quantization, dtype)
     if quantization == "fp8":
