@@ -411,22 +411,20 @@ def test_two_processes_come_to_the_curve_of_one(short: Recipe, tmp_path: Path) -
 
     alone = train(Recipe.from_dict({**short.to_dict(), "lora_dropout": 0.0}), progress=False)
     both = Recipe.from_dict({**short.to_dict(), "lora_dropout": 0.0, "out": str(tmp_path / "both")})
-    code = f"from train import Recipe, train; train(Recipe.from_dict({both.to_dict()!r}))"
+    code = (
+        "import os\nfrom train import Recipe, train\n"
+        f"open({str(tmp_path)!r} + '/rank' + os.environ['RANK'], 'w')\n"
+        f"train(Recipe.from_dict({both.to_dict()!r}))"
+    )
     (tmp_path / "run.py").write_text(code, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    configured = str(Path(__file__).parent.parent / "train" / "accelerate" / "ddp.yaml")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configured]
+    launch += ["--num_processes", "2", "--main_process_port", "0"]
     done = subprocess.run([*launch, str(tmp_path / "run.py")], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "rank0").exists()
+    assert (tmp_path / "rank1").exists()
     manifest = json.loads((tmp_path / "both" / "uzbench_manifest.json").read_text(encoding="utf-8"))
     assert [step for step, _ in manifest["losses"]] == [step for step, _ in alone.manifest.losses]
     for (_, one), (_, two) in zip(manifest["losses"], alone.manifest.losses, strict=True):

@@ -120,7 +120,7 @@ def train(recipe: Recipe, *, progress: bool = True, report: Report | None = None
         key = _run_key(prepared)
         folder = out.with_name(f"{out.name}.checkpoints") / key
         with quiet(), one_line(recipe.model), weights_disk_faults(out):
-            model = add_adapter(_load(prepared, on="cpu" if team.sharded else None), recipe)
+            model = add_adapter(_load(prepared, sharded=team.sharded), recipe)
             if team.sharded:
                 shard(model)
         with quiet(), _in_memory(recipe), weights_disk_faults(folder):
@@ -255,18 +255,22 @@ def _run_key(prepared: Prepared) -> str:
     return digest({"recipe": choices, **parts})[:16]
 
 
-def _load(prepared: Prepared, on: str | None = None) -> Any:
-    """The frozen base. on: a device, else the process's own."""
+def _load(prepared: Prepared, *, sharded: bool = False) -> Any:
+    """The frozen base, on the process's device, or in the machine's memory to be sharded."""
     recipe, cuda = prepared.recipe, torch.cuda.is_available()
     if cuda and recipe.memory_gib:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, recipe.memory_gib * 2**30 / total))
+    quantization = quantization_config(recipe.quantization, prepared.dtype)
+    if sharded and quantization is not None:
+        # Older versions of torch shard floats alone; four weights then lie in one, bit by bit.
+        quantization.bnb_4bit_quant_storage = prepared.dtype
     model = AutoModelForCausalLM.from_pretrained(
         prepared.base.path,
         revision=prepared.base.revision,
         dtype=prepared.dtype,
-        quantization_config=quantization_config(recipe.quantization, prepared.dtype),
-        device_map={"": on or (torch.cuda.current_device() if cuda else "cpu")},
+        quantization_config=quantization,
+        device_map={"": torch.cuda.current_device() if cuda and not sharded else "cpu"},
     )
     if recipe.quantization == "fp8":
         round_weights(model)
