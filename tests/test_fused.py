@@ -71,6 +71,49 @@ def test_loss_and_gradients_are_those_of_autograd(kind: str, recompute: int) -> 
     assert_same(reference, gradients(model, found), EXACT)
 
 
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_quantized_weights_are_multiplied_as_they_are_dequantized(quantization: str) -> None:
+    from harness.engine.shapes import quantize
+
+    model, packed = model_of("llama"), packed_rows(6, 9)
+    base = model.unload()
+    quantize(base, quantization, torch.float32)
+    exact = model_of("llama").unload()
+    with torch.no_grad():
+        for kept, layer in zip(base.model.layers.modules(), exact.model.layers.modules(), strict=True):
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.copy_(dequantized(kept))
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    found = []
+    for part in (exact, base):
+        torch.manual_seed(3)
+        found.append(get_peft_model(part.requires_grad_(False), config))
+    expected = PlainLearner(found[0]).loss(packed, seed=1)
+    reference = gradients(found[0], expected)
+    learner = fused.FusedLearner(found[1])
+    for _ in range(2):
+        loss = learner.loss(packed, seed=1)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-4 if DEVICE.type == "cuda" else 1e-6)
+        assert_same(reference, gradients(found[1], loss), EXACT)
+        learner.unpack(1)
+
+
+def dequantized(layer: Any) -> torch.Tensor:
+    functional = pytest.importorskip("bitsandbytes").functional
+    if type(layer).__name__ == "Linear4bit":
+        return functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    whole, largest = fused._int8(layer)
+    return whole.float() * largest[:, None] / 127
+
+
+@pytest.mark.parametrize(
+    ("lora", "fits"),
+    [({}, True), ({"use_dora": True}, False), ({"lora_bias": True}, False), ({"target_modules": ["lm_head"]}, False)],
+)
+def test_only_adapters_that_the_passes_know_are_given_to_them(lora: dict[str, Any], fits: bool) -> None:
+    assert fused.usual(model_of("llama", **lora)) is fits
+
+
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["down_proj"], ["o_proj", "up_proj"]])
 def test_layers_without_an_adapter_only_pass_the_gradient_on(targets: list[str]) -> None:
     model, packed = model_of("llama", target_modules=targets), packed_rows(6, 9)

@@ -15,13 +15,16 @@ adapters' thin products are a quarter of a step. Here a layer is two functions w
 - what no trained position depends on is left out: the last layer's products beyond attention, the output head.
 
 The adapters themselves stay PEFT's own parameters, in float32, with float32 gradients; products are in the base's
-dtype. A quantized base is dequantized just before a product, into one buffer that all layers share.
+dtype. A quantized base is dequantized just before a product, into one buffer that all layers share, or once, where
+memory allows to keep it. An int8 base is multiplied in 16 bits too: its weights are bitsandbytes', its inputs aren't
+rounded.
 
 Letters: T tokens, H hidden width, N outputs, K inputs, R columns of the adapters of one product.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,9 +68,12 @@ class Product:
     """The linear layers that read one input, as one matrix.
 
     scratch: buffers for dequantized weights by shape, shared with all other products. place: of dropout's seeds.
+    dtype: of products.
     """
 
-    def __init__(self, layers: Sequence[Any], scratch: dict[tuple[int, int], torch.Tensor], place: int):
+    def __init__(
+        self, layers: Sequence[Any], scratch: dict[tuple[int, int], torch.Tensor], place: int, dtype: torch.dtype
+    ):
         self.layers = [layer.base_layer if hasattr(layer, "base_layer") else layer for layer in layers]
         self.adapters = [_adapter(layer) for layer in layers]
         self.widths = [layer.out_features for layer in self.layers]
@@ -77,7 +83,7 @@ class Product:
         self.ends = [sum(ranks[: number + 1]) for number in range(len(ranks))]
         biases = [layer.bias for layer in self.layers]
         self.bias = torch.cat(biases).detach() if all(bias is not None for bias in biases) else None
-        self._place = place
+        self._place, self.dtype = place, dtype
         self.dropout = max((adapter.dropout for adapter in self.adapters if adapter), default=0.0)
         self._scratch = scratch
         self._lay_out()
@@ -90,21 +96,18 @@ class Product:
     def _lay_out(self) -> None:
         weight = self.layers[0].weight
         self._kind = type(self.layers[0]).__name__
-        quantized = self._kind != "Linear"
-        dtype = torch.bfloat16 if quantized else weight.dtype
-        shape = (self.N + self.R, self.K + self.R)
-        if not quantized:
-            self._matrix = torch.zeros(shape, dtype=dtype, device=weight.device)
+        shape, where = (self.N + self.R, self.K + self.R), {"dtype": self.dtype, "device": weight.device}
+        if self._kind == "Linear":
+            self._matrix = torch.zeros(shape, **where)
             for layer, part in zip(self.layers, self._parts(self._matrix), strict=True):
                 part.copy_(layer.weight)
                 layer.weight.data = part  # one copy of the weights, whoever asks for them
             self._a, self._b = self._matrix[self.N :, : self.K], self._matrix[: self.N, self.K :]
             return
         if shape not in self._scratch:
-            self._scratch[shape] = torch.zeros(shape, dtype=dtype, device=weight.device)
+            self._scratch[shape] = torch.zeros(shape, **where)
         self._matrix = self._scratch[shape]
-        self._a = torch.zeros(self.R, self.K, dtype=dtype, device=weight.device)
-        self._b = torch.zeros(self.N, self.R, dtype=dtype, device=weight.device)
+        self._a, self._b = torch.zeros(self.R, self.K, **where), torch.zeros(self.N, self.R, **where)
 
     def unpack(self) -> None:
         """Keeps the dequantized weights: a product costs no dequantization any more, and 16 bits a weight."""
@@ -276,7 +279,7 @@ class Float8Product(Product):
     def _scaled(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         eighth, scales = kernels.quantize_fp8(x)
         columns = self._scale.expand(1, len(weight)).contiguous()
-        return torch._scaled_mm(eighth, weight.t(), scales, columns, out_dtype=torch.bfloat16, use_fast_accum=True)
+        return torch._scaled_mm(eighth, weight.t(), scales, columns, out_dtype=self.dtype, use_fast_accum=True)
 
 
 def _adapter(layer: Any) -> _Adapter | None:
@@ -476,10 +479,18 @@ class _Norm(torch.autograd.Function):
         return dh, None
 
 
+_USUAL = re.compile(r"\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.lora_[AB]\.default\.weight$")
+
+
+def usual(model: Any) -> bool:
+    """Whether all that is trained is LoRA's two matrices of layers: no DoRA, no biases, no head."""
+    return all(_USUAL.search(name) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
 class FusedLearner:
     """A PEFT model on CUDA whose passes are those above.
 
-    model: one that train.planning.written_out says yes to. fp8: its base becomes float8.
+    model: one that train.planning.written_out and `usual` say yes to. fp8: its base becomes float8.
     recompute: layers, from the first, whose activations are computed twice.
     """
 
@@ -495,7 +506,7 @@ class FusedLearner:
         for number, layer in enumerate(self._decoder.layers):
 
             def product(layers: Sequence[Any]) -> Product:
-                return kind(layers, scratch, next(places))
+                return kind(layers, scratch, next(places), self._decoder.norm.weight.dtype)
 
             blocks.append((_Attention(number, layer, product), _Gated(number, layer, product)))
         self._blocks = blocks

@@ -320,11 +320,15 @@ def make_learner(model: PeftModel, recipe: Recipe) -> Learner:
     if isinstance(causal, FSDPModule):
         return ShardedLearner(model)
     if written_out(causal.config, causal.dtype):
-        from train.fused import FusedLearner  # Triton's kernels
+        from train.fused import FusedLearner, usual  # Triton's kernels
 
-        return FusedLearner(model, fp8=recipe.quantization == "fp8")
+        if usual(model):
+            return FusedLearner(model, fp8=recipe.quantization == "fp8")
     if recipe.quantization == "fp8":
-        raise ModelError(f"fp8 isn't written for the architecture {causal.config.model_type}. Try: quantization=nf4")
+        raise ModelError(
+            f"fp8 isn't written for the architecture {causal.config.model_type}, or not for such an adapter. "
+            "Try: quantization=nf4"
+        )
     return PlainLearner(model)
 
 

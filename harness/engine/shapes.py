@@ -36,7 +36,7 @@ def random_model(shape: str, dtype: torch.dtype, quantization: str, device: torc
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(shape_config(shape), dtype=dtype).eval()
     if quantization in ("int8", "nf4"):
-        _quantize(model, quantization, dtype)
+        quantize(model, quantization, dtype)
     if quantization == "fp8":
         round_weights(model)
     return model
@@ -56,7 +56,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / seconds[-1]
 
 
-def _quantize(model: Any, kind: str, dtype: torch.dtype) -> None:
+def quantize(model: Any, kind: str, dtype: torch.dtype) -> None:
     """Makes the layers' products int8, or NF4 with double quantization, as bitsandbytes loads them."""
     import bitsandbytes as bnb
 
