@@ -191,11 +191,12 @@ class Loop:
             except torch.OutOfMemoryError:
                 if self._replan is None or self.team.n > 1:
                     raise
-                self.optimizer.zero_grad(set_to_none=True)
-                torch.cuda.empty_cache()
-                self.plan = self._replan(self.plan)
-                self.learner.recompute = self.plan.recompute
-                batches, _, _ = self._batches(self.step)
+            # Only behind the exception is what the pass had computed let go of.
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            self.plan = self._replan(self.plan)
+            self.learner.recompute = self.plan.recompute
+            batches, _, _ = self._batches(self.step)
         for parameter in self.parameters:
             if parameter.grad is None:  # this process had no rows
                 parameter.grad = torch.zeros_like(parameter)
