@@ -473,3 +473,18 @@ def test_real_model_on_a_quantized_base_starts_at_log_2_and_reloads_to_the_same_
     with torch.no_grad():
         again = PeftModel.from_pretrained(base, result.adapter).eval()(ids).logits
     assert torch.equal(again, seen["logits"])
+
+
+def test_pair_that_holds_an_eval_item_is_refused_unless_its_task_is_named() -> None:
+    from tasks_uz.data import ROOT, read_items
+    from train.data import Row
+    from train.pairs import Pair, check_pairs
+
+    own = [Pair(Row(1, "Qoʻshiq nima?", "", "Kuyga solingan sheʼr."), Row(1, "Qoʻshiq nima?", "", "Taom."))]
+    check_pairs(own, "pairs.jsonl")
+    item = read_items(ROOT / "uz_topic" / "items.jsonl")[0]
+    question = f"Mavzuni ayting. {item['text']}"
+    pairs = [*own, Pair(Row(2, question, "", item["label"]), Row(2, question, "", "boshqa"))]
+    with pytest.raises(DataError, match=r"pairs.jsonl:2: holds item topic-\d+ of uz_topic"):
+        check_pairs(pairs, "pairs.jsonl")
+    check_pairs(pairs, "pairs.jsonl", ["uz_topic"])

@@ -9,13 +9,15 @@ training on rows and evaluation write it. Each answer is cut and ended as a row'
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError
+from train.contamination import eval_index
 from train.data import Cutter, Row, TokenData, TokenRow, no_row_fits, read_lines, read_object, read_texts
+from train.shingles import Texts
 
 ANSWERS = ("chosen", "rejected")
 
@@ -71,6 +73,20 @@ def _pair(path: Path, number: int, line: bytes) -> Pair:
         raise DataError(path, "'chosen' and 'rejected' are the same answer", line=number)
     chosen, rejected = (Row(number, texts[question], texts["input"], texts[key]) for key in ANSWERS)
     return Pair(chosen, rejected)
+
+
+def check_pairs(pairs: Sequence[Pair], source: object, allow: Sequence[str] = ()) -> None:
+    """Raises DataError for a pair that holds an item of an eval task, unless it is one of `allow`."""
+    index, _ = eval_index()
+    texts = Texts(
+        "\n".join((pair.chosen.instruction, pair.chosen.input, pair.chosen.output, pair.rejected.output))
+        for pair in pairs
+    )
+    for number, hits in sorted(index.find(texts).items()):
+        for hit in hits:
+            if hit.task not in allow:
+                reason = f"holds item {hit.item} of {hit.task}. Take the pair out, or: allow_overlap=[{hit.task}]"
+                raise DataError(source, reason, line=pairs[number].chosen.line)
 
 
 def tokenize_pairs(

@@ -9,6 +9,7 @@ out.eval/                                              its evaluations on the wa
 from __future__ import annotations
 
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -39,7 +40,7 @@ from train.estimate import estimate_of, remember_rate
 from train.live import BEST, Live, Report, best_step, live_spec
 from train.loop import Learner, Log, Loop
 from train.packing import Schedule
-from train.pairs import read_pairs, tokenize_pairs
+from train.pairs import check_pairs, read_pairs, tokenize_pairs
 from train.plain import PlainLearner
 from train.planning import Plan, keep_plan, kept_plan, plan_of, written_out
 from train.recipe import ALL_LINEAR, Recipe
@@ -220,10 +221,15 @@ def _data(recipe: Recipe, tokenizer: Any, progress: bool) -> TokenData:
         "source": recipe.data,
     }
     if recipe.method == "dpo":
-        return tokenize_pairs(read_pairs(recipe.data), tokenizer, **cut)
+        pairs = read_pairs(recipe.data)
+        check_pairs(pairs, recipe.data, recipe.allow_overlap)
+        return tokenize_pairs(pairs, tokenizer, **cut)
     checked = check_data(recipe.data, allow=recipe.allow_overlap, progress=progress)
     if (error := checked.error()) is not None:
         raise error
+    if progress and checked.warnings:
+        found = ", ".join(f"{finding.what} ({finding.n:,})" for finding in checked.warnings)
+        print(f"Taken all the same: {found}. More of it: uzbench check-data {recipe.data}", file=sys.stderr)
     return tokenize(read_rows(recipe.data), tokenizer, **cut)
 
 
