@@ -12,8 +12,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 demo: .venv/.installed
 	$(BIN)/uzbench demo
 
+# A process a core, each with a thread: most of a test is starting up, which no second thread makes faster.
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
