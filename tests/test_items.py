@@ -23,7 +23,8 @@ from tasks_uz.text import words
 
 ROOT = Path(__file__).parent.parent
 TASKS_UZ = ROOT / "tasks_uz"
-TRAINING_FILES = sorted((ROOT / "train" / "data").glob("*.jsonl"))
+PAIRS = ROOT / "train" / "data" / "preference_uz.jsonl"
+TRAINING_FILES = sorted(path for path in PAIRS.parent.glob("*.jsonl") if path != PAIRS)
 MIRROR = Path(__file__).parents[2] / "shared" / "mirror"
 
 Row = dict[str, Any]
@@ -86,6 +87,12 @@ def shots(task: str) -> tuple[Row, ...]:
 def training_rows() -> tuple[Row, ...]:
     """Every training row of the package, the demo's and the starter set's."""
     return tuple(row for path in TRAINING_FILES for row in jsonl(path))
+
+
+def preferred() -> tuple[Row, ...]:
+    """The questions of the pairs and the answers to prefer; the others are wrong on purpose, in their alphabet too."""
+    keys = ("id", "prompt", "instruction", "input", "chosen")
+    return tuple({key: row[key] for key in keys if key in row} for row in jsonl(PAIRS))
 
 
 # ---------------------------------------------------------------- form
@@ -183,9 +190,9 @@ def test_spelling_check_lets_good_uzbek_pass() -> None:
     assert spelling_faults("“Gʻoyat maʼnoli soʻz, — dedi u. — Oʻ! Taʼlim...”\nMoʻjiza: 2023-yil.") == []
 
 
-@pytest.mark.parametrize("task", [*TASKS, "training"])
+@pytest.mark.parametrize("task", [*TASKS, "training", "preferred"])
 def test_texts_are_spelled_in_the_latin_alphabet_of_1995(task: str) -> None:
-    rows = training_rows() if task == "training" else items(task) + shots(task)
+    rows = training_rows() if task == "training" else preferred() if task == "preferred" else items(task) + shots(task)
     # "slice" of the demo's rows is Uzbek too.
     faults = [(row["id"], fault) for row in rows for text in texts(row) for fault in spelling_faults(text)]
     assert faults == []
