@@ -88,7 +88,9 @@ CHOSEN_OF: dict[str, dict[str, Any]] = {
         "out": "adapter",
         "max_length": 64,
         "schedule": "linear",
-        "packing": False,
+        "method": "sft",
+        "eval_steps": 5,
+        "trackers": ("tensorboard",),
     },
 }
 """The same, of one record."""
@@ -304,7 +306,7 @@ def test_misspelt_choice_is_refused_with_the_nearest_name(field: str, said: str,
 
 
 def test_choice_like_nothing_known_is_refused_without_a_guess() -> None:
-    with pytest.raises(UnknownNameError, match=r"^quantization 'zzz' is unknown\. One of: none, int8, nf4\.$"):
+    with pytest.raises(UnknownNameError, match=r"^quantization 'zzz' is unknown\. One of: none, int8, nf4, fp8\.$"):
         RunSpec(model="m", quantization="zzz")
 
 
