@@ -235,7 +235,7 @@ def test_hundred_steps_of_a_real_model_are_trls_packed_or_not(tmp_path: Path) ->
     from train.qlora import prepare
 
     values = {"max_steps": 100, "batch_size": 1, "gradient_accumulation": 2, "learning_rate": 1e-3, "lora_rank": 8}
-    lines = sorted(STARTER.read_text(encoding="utf-8").splitlines(), key=len)[:200]
+    lines = sorted(STARTER.read_text(encoding="utf-8").splitlines(), key=len)[:60]
     data = tmp_path / "rows.jsonl"
     data.write_text("\n".join(lines), encoding="utf-8")
     recipe = recipe_of(SMOLLM2.name, **{**values, "data": str(data), "out": str(tmp_path / "out")})
