@@ -93,9 +93,7 @@ def estimate_of(prepared: Prepared, plan: Plan) -> Estimate:
     recipe, schedule, data = prepared.recipe, prepared.schedule, prepared.data
     shape = memory.Shape.of(prepared.config, recipe)
     lengths = [len(row.ids) for row in data.rows]
-    n_tokens = sum(lengths) * schedule.steps // schedule.steps_per_epoch
-    if schedule.steps % schedule.steps_per_epoch:
-        n_tokens = sum(lengths[row] for step in range(schedule.steps) for row in schedule.rows(step))
+    n_tokens = sum(lengths[row] for step in range(schedule.steps) for row in schedule.rows(step))
     peak, free = None, None
     if shape is not None and written_out(prepared.config, prepared.dtype):
         free = free_bytes(recipe)
@@ -113,13 +111,7 @@ def estimate_of(prepared: Prepared, plan: Plan) -> Estimate:
     rate = known_rate(recipe.quantization)
     minutes = None
     if rate is not None and shape is not None:
-        minutes = (
-            n_tokens
-            * prepared.work_per_token(shape)
-            * (1 + 0.25 * min(plan.recompute, shape.n_layers) / shape.n_layers)
-            / rate
-            / 60
-        )
+        minutes = n_tokens * prepared.work_per_token(shape) * memory.slowdown(shape, plan.recompute) / rate / 60
     adapter = 4 * shape.n_adapter / 2**20 if shape is not None else None
     return Estimate(
         model=recipe.model,
@@ -175,8 +167,7 @@ def remember_rate(prepared: Prepared, plan: Plan, n_tokens: int, seconds: float)
     shape = memory.Shape.of(prepared.config, prepared.recipe)
     if shape is None or seconds < 60 or n_tokens < MANY_TOKENS:  # mostly starting up
         return
-    twice = 1 + 0.25 * min(plan.recompute, shape.n_layers) / shape.n_layers
-    rate = n_tokens * prepared.work_per_token(shape) * twice / seconds
+    rate = n_tokens * prepared.work_per_token(shape) * memory.slowdown(shape, plan.recompute) / seconds
     rates = {**_own_rates(), f"{device_name()}|{prepared.recipe.quantization}": rate}
     with suppress(OSError, UzBenchError):
         write_json(cache_dir() / "training_rates.json", {"rates": rates})

@@ -35,6 +35,7 @@ from harness.engine.attention import on_device
 from harness.engine.float8 import rounded
 from train import kernels
 from train.loss import summed_loss
+from train.memory import columns
 from train.packing import Packed
 
 
@@ -90,8 +91,8 @@ class Product:
 
     @staticmethod
     def columns(ranks: int) -> int:
-        """R, for adapters of so many ranks together: a multiple of 64, so that products stay aligned."""
-        return -(-ranks // 64) * 64
+        """R, for adapters of so many ranks together."""
+        return columns(ranks, "none")
 
     def _lay_out(self) -> None:
         weight = self.layers[0].weight
@@ -234,8 +235,8 @@ class Float8Product(Product):
 
     @staticmethod
     def columns(ranks: int) -> int:
-        """R: a power of 2, as the kernel that adds the adapters takes it."""
-        return 1 << max(6, (ranks - 1).bit_length()) if ranks else 0
+        """R, for adapters of so many ranks together."""
+        return columns(ranks, "fp8")
 
     def _lay_out(self) -> None:
         self._kind = "Linear"

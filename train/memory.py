@@ -112,8 +112,9 @@ class Shape:
 
 
 def columns(ranks: int, base: str) -> int:
-    """R of a product, as train.fused has it."""
+    """R of a product, for adapters of so many ranks together: a multiple of 64, so that products stay aligned."""
     if base == "fp8":
+        # A power of 2, as the kernel that adds the adapters takes it.
         return 1 << max(6, (ranks - 1).bit_length()) if ranks else 0
     return -(-ranks // 64) * 64
 
@@ -170,6 +171,11 @@ def peak_bytes(shape: Shape, n_tokens: int, n_trained: int, recompute: int, unpa
     return fixed_bytes(shape, unpacked) + kept + max(at_head, own + gradients - freed)
 
 
+def slowdown(shape: Shape, recompute: int) -> float:
+    """How much longer it takes where so many layers are computed twice: a quarter of such a layer's time."""
+    return 1 + 0.25 * min(recompute, shape.n_layers) / shape.n_layers
+
+
 def planned(
     shape: Shape, steps: Sequence[tuple[Sequence[int], Sequence[int]]], free: int, recipe: Recipe
 ) -> tuple[int, int, int]:
@@ -189,9 +195,9 @@ def planned(
         for recompute in layers:
             if peak_bytes(shape, size, int(share * size), recompute) <= SPARE * free:
                 n_passes = sum(len(passes(lengths, size)) for lengths, _ in steps[:50]) / len(steps[:50])
-                # A layer computed twice costs a quarter of its time; a pass below some thousand tokens, its idle rest.
+                # A pass below some thousand tokens leaves a part of the GPU idle.
                 tokens = longest_step / n_passes
-                cost = (1 + 0.25 * recompute / shape.n_layers) * (1 + max(0.0, WORTHWHILE_TOKENS / tokens - 1) * 0.5)
+                cost = slowdown(shape, recompute) * (1 + max(0.0, WORTHWHILE_TOKENS / tokens - 1) * 0.5)
                 if best is None or cost < best[0]:
                     best = (cost, size, recompute)
                 break
