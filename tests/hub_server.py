@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 from urllib.parse import urlparse
 
+from local_server import LocalServer
 
-class HubServer:
+
+class HubServer(LocalServer):
     """One repository at most is made, files come in commits, all of them inline.
 
     fault: an HTTP status that every request meets. requests: method, path and headers of each, as received.
@@ -27,22 +27,7 @@ class HubServer:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.created: dict[str, Any] = {}
         self.files: dict[str, bytes] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(self._handler())
 
     def answered(self, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """Status and document of one request."""

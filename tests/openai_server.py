@@ -10,14 +10,15 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from local_server import LocalServer
 
 Request = dict[str, Any]
 
 
-class OpenAIServer:
+class OpenAIServer(LocalServer):
     """Answers /v1/completions and /v1/chat/completions on this machine.
 
     answer: a request's document to the text of its answer. faults: taken one a request before any answer is given:
@@ -31,22 +32,11 @@ class OpenAIServer:
         self.answer, self.faults, self.delay_s = answer, list(faults), delay_s
         self.requests: list[Request] = []
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        super().__init__(self._handler())
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/v1"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        return f"{super().url}/v1"
 
     def take(self, request: Request) -> int | str | None:
         """Notes a request; the fault it meets, or None."""
