@@ -252,13 +252,14 @@ def test_report_is_given_the_base_and_every_step_so_far(recipe: Recipe, monkeypa
     assert "tiny+mine@2" in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_command_prints_the_adapter_and_the_page_and_nothing_else(
+def test_command_prints_the_adapter_its_card_and_the_page_and_nothing_else(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from harness.cli import run_command
 
     assert run_command(["train", str(written(tmp_path, changed(recipe, max_steps=1)))]) == 0
-    assert capsys.readouterr().out.split() == [recipe.out, f"{recipe.out}.eval/report.html"]
+    paths = [recipe.out, f"{recipe.out}/README.md", f"{recipe.out}.eval/report.html"]
+    assert capsys.readouterr().out.split() == paths
 
 
 def test_base_of_other_steps_is_no_step_of_theirs() -> None:

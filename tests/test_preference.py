@@ -488,3 +488,4 @@ def test_pair_that_holds_an_eval_item_is_refused_unless_its_task_is_named() -> N
     with pytest.raises(DataError, match=r"pairs.jsonl:2: holds item topic-\d+ of uz_topic"):
         check_pairs(pairs, "pairs.jsonl")
     check_pairs(pairs, "pairs.jsonl", ["uz_topic"])
+    check_pairs(read_pairs(EMBEDDED), EMBEDDED)
