@@ -526,7 +526,9 @@ def test_directory_is_uploaded_to_a_private_repository_and_the_token_never_print
     assert done.stdout == f"{server.url}/owner/name\n"
     assert server.created.get("visibility") == "private" or server.created.get("private") is True
     assert server.files == {"config.json": b"{}", "README.md": "# oʻzbekcha".encode()}
-    assert all(headers.get("authorization") == f"Bearer {SECRET}" for _, _, headers in server.requests)
+    # huggingface_hub counts its users by requests of their own, which carry no token.
+    ours = [(path, headers) for _, path, headers in server.requests if "telemetry" not in path]
+    assert [path for path, headers in ours if headers.get("authorization") != f"Bearer {SECRET}"] == []
     assert SECRET not in done.stdout + done.stderr
 
 

@@ -31,9 +31,8 @@ from peft.tuners.lora import LoraLayer
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.engine.float8 import round_weights
 from harness.engine.identity import Located, adapter_manifest, check_adapter, locate_adapter, locate_model
-from harness.engine.load import device, first_line, one_line, quantization_config, with_adapter
+from harness.engine.load import device, first_line, one_line, quantization_config, settled, with_adapter
 from harness.errors import ModelError, UnknownNameError, UsageError
 from harness.files import atomic_directory, read_json
 from harness.manifest import Difference, Manifest, Merged, read_merged, write_merged
@@ -215,9 +214,7 @@ def _load(path: str, revision: str | None, quantization: str, dtype: str) -> Any
         quantization_config=quantization_config(quantization, torch.float32),
         device_map={"": device()},
     )
-    if quantization == "fp8":
-        round_weights(model)
-    return model.eval()
+    return settled(model, quantization).eval()
 
 
 def _own_dtype(base: Located, name: str) -> torch.dtype:

@@ -23,9 +23,8 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as transformers_logging
 
-from harness.engine.float8 import round_weights
 from harness.engine.identity import Located, adapter_manifest, check_adapter, locate_adapter, locate_model
-from harness.engine.load import one_line, quantization_config
+from harness.engine.load import one_line, quantization_config, settled
 from harness.engine.shapes import matmul_flops
 from harness.errors import ModelError, UnknownNameError, UsageError
 from harness.files import atomic_directory
@@ -278,9 +277,7 @@ def _load(prepared: Prepared, *, sharded: bool = False) -> Any:
         quantization_config=quantization,
         device_map={"": torch.cuda.current_device() if cuda and not sharded else "cpu"},
     )
-    if recipe.quantization == "fp8":
-        round_weights(model)
-    return model.requires_grad_(False)
+    return settled(model, recipe.quantization).requires_grad_(False)
 
 
 def add_adapter(model: Any, recipe: Recipe) -> PeftModel:

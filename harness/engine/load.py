@@ -89,8 +89,18 @@ def load_base(spec: RunSpec, base: Located, on: str) -> Any:
             device_map={"": on},
             trust_remote_code=spec.trust_remote_code,
         )
-    if spec.quantization == "fp8":
+    return settled(model, spec.quantization)
+
+
+def settled(model: Any, kind: str) -> Any:
+    """A base as it was loaded, made to compute as its quantization says; returns it."""
+    if kind == "fp8":
         round_weights(model)
+    if kind == "nf4":
+        for module in model.modules():
+            # Where a CPU has AVX512-BF16, bitsandbytes answers in bfloat16 whatever it is told, and logits move by 0.1.
+            if getattr(module, "support_avx512bf16_for_cpu", False) and module.compute_dtype is torch.float32:
+                module.support_avx512bf16_for_cpu = False
     return model
 
 
