@@ -26,7 +26,7 @@ CHURN = 0.2
 GATE_CODES = {"pass": 0, "regression": 1, "inconclusive": 2}
 EXIT_NO_VERDICT = 3
 
-RESUMED = ("demo", "run", "train", "mirror")
+RESUMED = ("demo", "run", "judge", "train", "mirror")
 """Commands that go on where they were stopped."""
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -416,6 +416,99 @@ def import_(
         _print_json({"runs": [{"directory": str(each.path), **each.run.to_dict()} for each in found]})
     else:
         _print_paths([each.path for each in found])
+
+
+@app.command()
+def judge(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run: grades. Several: pair by pair.")],
+    rubric: Annotated[
+        str, typer.Option(help="auto (the one of each task), summary, qa, open, pairwise, or a file (*.md).")
+    ] = "auto",
+    language: Annotated[str, typer.Option(help="Of the rubrics that ship: en or uz.")] = "en",
+    judge: Annotated[str, typer.Option(help="The model that judges; best pinned to a date.")] = "gpt-4o",
+    base_url: Annotated[
+        str | None, typer.Option(help="Of a server that speaks OpenAI's protocol. Default: OpenAI's own.")
+    ] = None,
+    max_usd: Annotated[float, typer.Option(help="US dollars that are never exceeded.")] = 5.0,
+    batch: Annotated[bool, typer.Option("--batch", help="By the Batch API: half the price, within a day.")] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Human labels (JSONL: question, answer, label) to hold the judge against.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write answers of the run there, to be labelled by people; ask nobody.")
+    ] = None,
+    probes: Annotated[bool, typer.Option(help="Planted answers, to know the judge.")] = True,
+    limit: Annotated[int | None, typer.Option(help="Answers a task, for trying; the others stay unscored.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Questions at once, at most.")] = 32,
+    timeout: Annotated[float, typer.Option(help="Seconds for an answer, before it is asked again.")] = 120.0,
+    prices: Annotated[Path | None, typer.Option(help="A table in place of harness/prices.yaml.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Of several runs: where the verdicts go. Default: beside the runs.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Have a strong model judge written answers, never for more than --max-usd, and say how far it can be believed.
+
+    \b
+      uzbench judge runs/RUN --max-usd 2
+      uzbench judge runs/BASE runs/TUNED --judge gpt-4o-2024-08-06 --batch
+      uzbench judge runs/RUN --judge MODEL --base-url http://localhost:8000/v1 --calibrate labels.jsonl
+    """
+    from harness.files import write_text
+    from harness.judge.asking import Settings
+    from harness.judge.pairwise import judge_pairs
+    from harness.judge.pointwise import judge_runs, write_sheet
+    from harness.runs import open_run
+    from reports.format import MARKDOWN, for_terminal
+    from reports.judge import judgings_text, tournament_text
+
+    found = [open_run(path) for path in runs]
+    settings = Settings(
+        judge=judge,
+        base_url=base_url,
+        rubric=rubric,
+        language=language,
+        max_usd=max_usd,
+        batch=batch,
+        probes=probes,
+        calibrate=calibrate,
+        limit=limit,
+        concurrency=concurrency,
+        timeout_s=timeout,
+        prices=prices,
+    )
+    progress = sys.stderr.isatty()
+    if sheet:
+        _print_paths([write_sheet(found[0], settings, sheet)])
+        return
+    if len(found) > 1 and (rubric == "auto" or _is_pairwise(settings)):
+        if calibrate:
+            raise UsageError("--calibrate holds grades against labels: name one run, or a rubric for answers alone.")
+        folder, tournament = judge_pairs(found, settings, out=out, progress=progress)
+        text = tournament_text(tournament, MARKDOWN)
+        write_text(folder / "pairwise.md", text)
+        print(for_terminal(text), file=sys.stderr)
+        if json:
+            _print_json({"directory": str(folder), **tournament.to_dict()})
+        else:
+            _print_paths([folder])
+        return
+    documents: list[dict[str, Any]] = []
+    for run, judgings in judge_runs(found, settings, progress=progress):
+        text = judgings_text(judgings, MARKDOWN)
+        write_text(run.path / "judge.md", text)
+        print(for_terminal(text), file=sys.stderr)
+        documents.append({"directory": str(run.path), "judgings": [each.to_dict() for each in judgings]})
+    if json:
+        _print_json({"runs": documents})
+    else:
+        _print_paths([Path(document["directory"]) for document in documents])
+
+
+def _is_pairwise(settings: Any) -> bool:
+    from harness.judge.rubrics import named
+
+    return named(settings.rubric, settings.language).kind == "pairwise"
 
 
 @app.command()

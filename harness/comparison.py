@@ -5,7 +5,7 @@ Within an orthography runs pair by (task, prompt, doc_hash, occurrence); across 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 
@@ -16,8 +16,10 @@ from harness import stats
 from harness.columns import Columns, TaskKey
 from harness.corpus import Classified, cells_of
 from harness.errors import UnpairedError, UsageError
+from harness.judge.agreement import corrected_difference
+from harness.judge.records import PASS, read_judgings
 from harness.metrics import by_metric, first_prompts, item_means, prompt_families, prompt_spread
-from harness.records import Comparison, Overall, PromptRow, Row, Side, SliceRow, TaskRecord
+from harness.records import Comparison, JudgedDifference, Overall, PromptRow, Row, Side, SliceRow, TaskRecord
 from harness.runs import RunDirectory, open_run
 
 MARGIN = 0.03
@@ -74,6 +76,7 @@ def compare(base: RunLike, cand: RunLike, *, margin: float = MARGIN) -> Comparis
         prompt_rows=tuple(_prompt_rows(base, cand, margin)),
         orthography_gaps={"base": tuple(base.orthography_gaps), "cand": tuple(cand.orthography_gaps)},
         slices=tuple(slices),
+        judged=tuple(_judged_differences(base, compared)),
         asked_differently=pairing.asked_differently,
         limited=base.run.limited or cand.run.limited,
         notes=(*provenance_notes(base, cand), *unscored),
@@ -195,6 +198,12 @@ def check_tasks(
                 raise UnpairedError(
                     f"{task_name(key)}: the {what} differs, {one} in {base.path} and {two} in {cand.path}. "
                     f"Run {which} with the same uzbench and options."
+                )
+        for metric in task.judges.keys() & other.judges.keys():
+            if task.judges[metric] != other.judges[metric]:
+                raise UnpairedError(
+                    f"{task_name(key)}: {metric} is of different judges, {task.judges[metric]} in {base.path} and "
+                    f"{other.judges[metric]} in {cand.path}. Judge {which} with the same --judge and --rubric."
                 )
 
 
@@ -371,6 +380,36 @@ def _slice_row(task: TaskRecord, by: str, name: str, pairs: Pairs) -> SliceRow:
         lost=lost,
         higher_is_better=higher,
     )
+
+
+def _judged_differences(base: RunDirectory, compared: Sequence[_Compared]) -> Iterator[JudgedDifference]:
+    """Of what a judge passed in both runs, the difference behind its errors, where people's labels tell of them."""
+    judgings = {
+        (rate.task, rate.orthography, rate.prompt_id): judging
+        for judging in read_judgings(base.path)
+        for rate in judging.rates
+    }
+    for each in compared:
+        row = each.row
+        judging = judgings.get((row.task, row.orthography, row.prompt_id))
+        if row.metric != PASS or judging is None:
+            continue
+        agreed = judging.agreement
+        found: tuple[float, tuple[float, float]] | str = "no human labels (uzbench judge --calibrate)"
+        if agreed is not None:
+            found = corrected_difference(row.delta, each.stderr or 0.0, agreed.sensitivity, agreed.specificity)
+        corrected, interval = (None, None) if isinstance(found, str) else found
+        yield JudgedDifference(
+            task=row.task,
+            orthography=row.orthography,
+            prompt_id=row.prompt_id,
+            judge=judging.name,
+            judged=row.delta,
+            judged_ci95=row.ci95,
+            corrected=corrected,
+            corrected_ci95=interval,
+            why_not=found if isinstance(found, str) else None,
+        )
 
 
 def _adjusted(compared: Sequence[_Compared], margin: float) -> tuple[list[Row], list[Overall]]:

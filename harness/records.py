@@ -188,7 +188,8 @@ class TaskRecord(Record):
     task: base name. lm_eval_task: lm-eval's name. n: documents asked; n_all: documents the task has.
     metrics: name to whether higher is better. chance: the score of guessing in [0,1], or None. baselines: what the
     primary metric gives to answers that need no reading, by name, on the documents asked. corpus_metrics: those that
-    have a value for all documents together and none for one (macro_f1).
+    have a value for all documents together and none for one (macro_f1). judges: of metrics that a judge gave, which one
+    and under which rubric.
     """
 
     task: str
@@ -205,6 +206,7 @@ class TaskRecord(Record):
     chance: float | None = None
     baselines: dict[str, float] = field(default_factory=dict)
     corpus_metrics: tuple[str, ...] = ()
+    judges: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -507,12 +509,30 @@ class SliceRow(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class JudgedDifference(Record):
+    """The difference of two models' shares of good answers, corrected for the errors of the judge of both.
+
+    judged: the difference of the shares that it passed; corrected: None where it can't be told (`why_not`).
+    """
+
+    task: str
+    orthography: str
+    prompt_id: str
+    judge: str
+    judged: float
+    judged_ci95: tuple[float, float]
+    corrected: float | None
+    corrected_ci95: tuple[float, float] | None
+    why_not: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison(Record):
     """A candidate against its base.
 
     margin: differences inside ± margin count as the same. overall: by orthography.
     orthography_gaps: of each side, "base" and "cand". asked_differently: the prompt formats differ.
-    slices: parts of the tasks, where a task has several.
+    slices: parts of the tasks, where a task has several. judged: what a judge passed of both.
     """
 
     base: Side
@@ -523,6 +543,7 @@ class Comparison(Record):
     prompt_rows: tuple[PromptRow, ...] = ()
     orthography_gaps: dict[str, tuple[OrthographyGap, ...]] = field(default_factory=dict)
     slices: tuple[SliceRow, ...] = ()
+    judged: tuple[JudgedDifference, ...] = ()
     asked_differently: bool = False
     limited: bool = False
     notes: tuple[str, ...] = ()

@@ -129,11 +129,12 @@ class Table(Protocol):
 class Writer:
     """One way of writing, so that what a report says is said once: Markdown here, HTML in reports/page.py.
 
-    strong, code: of safe text. verdict: of one of the verdicts.
+    strong, code, paragraph: of safe text. verdict: of one of the verdicts.
     """
 
     text: Text
     strong: Callable[[str], str]
+    paragraph: Callable[[str], str]
     code: Callable[[str], str]
     verdict: Callable[[str], str]
     table: Table
@@ -142,6 +143,7 @@ class Writer:
 MARKDOWN = Writer(
     text=escape,
     strong=lambda safe: f"**{safe}**",
+    paragraph=lambda safe: f"{safe}\n",
     code=lambda safe: f"`{safe}`",
     verdict=lambda verdict: f"**{verdict}**" if verdict in ("better", "worse") else escape(verdict),
     table=table,

@@ -21,6 +21,7 @@ from harness.runs import RunDirectory
 from reports import plots, tables
 from reports.format import interval, percent, points, visible
 from reports.items import OUTCOMES, Pair, draw, pairs, texts
+from reports.judge import judged_text, judgings_of
 from reports.page import HTML, embedded, page, text
 
 PAGE_BYTES = 15_000_000
@@ -55,6 +56,7 @@ def render(comparison: Comparison, base: RunDirectory, cand: RunDirectory, serie
         _section("metrics", "Other metrics", _others(comparison)),
         _section("runs", "Runs", _series(series)),
         _section("format", "Format and the rest", _splits(series)),
+        _section("judge", "The judge", judged_text(comparison.judged, judgings_of(base, cand), HTML)),
         _section("items", "Items", _BROWSER if everything else ""),
         _section("provenance", "Provenance", _wrapped(tables.provenance_table(base, cand, HTML))),
     ]

@@ -15,6 +15,7 @@ from harness.runs import RunDirectory
 from reports import plots, tables
 from reports.format import MARKDOWN, escape, table
 from reports.items import Pair, pairs, texts
+from reports.judge import judged_text, judgings_of
 from reports.tables import orthography
 
 SHOWN_ITEMS = 10
@@ -64,6 +65,7 @@ def render(
             f"Parts of the tasks, in the primary metrics. Descriptive: {unadjusted}\n",
             tables.slices_table(comparison, MARKDOWN),
         ),
+        _section("The judge", None, judged_text(comparison.judged, judgings_of(base, cand), MARKDOWN)),
         _items(comparison, base, cand),
         _section("Provenance", None, tables.provenance_table(base, cand, MARKDOWN)),
     ]

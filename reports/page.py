@@ -104,6 +104,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "")
 HTML = Writer(
     text=text,
     strong=lambda safe: f"<strong>{safe}</strong>",
+    paragraph=lambda safe: f"<p>{safe}</p>\n",
     code=lambda safe: f"<code>{safe}</code>",
     verdict=lambda verdict: f'<span class="verdict {text(verdict)}">{text(verdict)}</span>',
     table=table,

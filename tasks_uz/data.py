@@ -77,14 +77,15 @@ def embedded(
     """
     return {
         split: as_dataset(
-            [{**row, "prompt": prompt, "form": form} for row in _embedded_rows(folder / name, orthography, document)]
+            [{**row, "prompt": prompt, "form": form} for row in embedded_rows(folder / name, orthography, document)]
         )
         for split, name in (("test", "items.jsonl"), ("shots", "shots.jsonl"))
     }
 
 
 @lru_cache(maxsize=64)
-def _embedded_rows(path: Path, orthography: str, document: Callable[[Row], Row]) -> list[Row]:
+def embedded_rows(path: Path, orthography: str, document: Callable[[Row], Row]) -> list[Row]:
+    """The documents made of a file's items, in an orthography."""
     return [transliterate(document(item), orthography) for item in read_items(path)]
 
 

@@ -87,13 +87,14 @@ def _variant(config: dict[str, Any], name: str, orthography: str, form: str, pro
 
 
 def _groups() -> Iterator[tuple[Path, str]]:
-    names = {"uz_core": [], "uz_hub": []}  # type: dict[str, list[str]]
+    names = {"uz_core": [], "uz_hub": [], "uz_judged": []}  # type: dict[str, list[str]]
     for _, config in _bases():
         names.setdefault(config["metadata"]["suite"], []).append(config["task"])
     for orthography, group in GROUPS.items():
         yield _group(group, [f"{name}{TASK_SUFFIX[orthography]}" for name in names["uz_core"]])
     yield _group("uz_core_all", list(GROUPS.values()))
     yield _group("uz_hub", names["uz_hub"])
+    yield _group("uz_judged", names["uz_judged"])
 
 
 def _group(name: str, members: list[str]) -> tuple[Path, str]:
@@ -151,7 +152,10 @@ def _embedded(task: TaskInfo, utils: Any, measured: dict[str, float]) -> list[st
     slices = ", ".join(f"{name} {count}" for name, count in sorted(Counter(item["slice"] for item in items).items()))
     lines += [f"- Slices: {slices}.", "", "One question as it is asked:", ""]
     document = {**utils.document(items[0]), "prompt": "p1", "form": catalog.read_yaml(task.path)["metadata"]["form"]}
+    asked = {other.orthography for other in catalog.tasks().values() if other.base == task.name}
     for orthography in ("latin", "cyrillic"):
+        if orthography not in asked:
+            continue
         lines += ["```text", utils.doc_to_text(transliterate(document, orthography)), "```", ""]
     return lines[:-1]
 
@@ -190,9 +194,9 @@ def index(measured: dict[str, dict[str, float]]) -> str:
 
 
 _GUIDE = """
-Groups: `uz_core` (Latin of 1995), `uz_core_cyrl`, `uz_core_2026`, `uz_core_all`, `uz_hub`. The variants behind a task
-add its alphabet (`_cyrl`, `_2026`), its form (`_letters`, `_named`, `_cloze`) and its prompt (`_p2`, `_p3`) to its
-name; `--orthography` and `--prompts` choose them.
+Groups: `uz_core` (Latin of 1995), `uz_core_cyrl`, `uz_core_2026`, `uz_core_all`, `uz_hub`, `uz_judged`. The variants
+behind a task add its alphabet (`_cyrl`, `_2026`), its form (`_letters`, `_named`, `_cloze`) and its prompt (`_p2`,
+`_p3`) to its name; `--orthography` and `--prompts` choose them.
 
 ## Forms
 

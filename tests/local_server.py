@@ -8,11 +8,17 @@ from types import TracebackType
 from typing import Self
 
 
+class _Server(ThreadingHTTPServer):
+    # A hundred clients may knock at once; the usual 5 would turn some away.
+    request_queue_size = 256
+    daemon_threads = True
+
+
 class LocalServer:
     """Answers by a handler, on a port that was free."""
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property

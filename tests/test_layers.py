@@ -24,7 +24,14 @@ MAY_IMPORT = {
     "reports": ("reports", "tasks_uz"),
 }
 
-RECORDS = {"harness.errors", "harness.files", "harness.manifest", "harness.records", "harness.runs"}
+RECORDS = {
+    "harness.errors",
+    "harness.files",
+    "harness.judge.records",
+    "harness.manifest",
+    "harness.records",
+    "harness.runs",
+}
 """What reports may read of the harness: records and the directories they lie in, nothing that computes."""
 
 HOMES = {

@@ -82,12 +82,12 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def on_base(base: Path, adapter: Path, quantization: str = "none") -> torch.Tensor:
-    from harness.engine.load import quantization_config
+    from harness.engine.load import quantization_config, settled
 
     loaded = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, quantization_config=quantization_config(quantization, torch.float32)
     )
-    return logits(PeftModel.from_pretrained(loaded, adapter))
+    return logits(PeftModel.from_pretrained(settled(loaded, quantization), adapter))
 
 
 def read_back(directory: Path) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from tasks_uz.answers import in_alphabet, is_empty
 from tasks_uz.ask import Wording, asked, titled
 from tasks_uz.data import embedded
+from tasks_uz.judged import Judged
 from tasks_uz.text import has_any, token_f1
 
 WITH_PASSAGE = {
@@ -44,6 +45,10 @@ def doc_to_text(doc: dict[str, Any], prompt_format: str = "plain") -> str:
 
 def doc_to_target(doc: dict[str, Any]) -> str:
     return doc["answers"][0]
+
+
+def judged(doc: dict[str, Any]) -> Judged:
+    return Judged(doc["question"], doc["passage"], tuple(doc["answers"]))
 
 
 def process_results(doc: dict[str, Any], results: list[str | None]) -> dict[str, float]:

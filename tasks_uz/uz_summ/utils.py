@@ -12,7 +12,9 @@ from typing import Any
 from tasks_uz.answers import is_cut_off
 from tasks_uz.ask import Wording, asked, titled
 from tasks_uz.data import embedded
+from tasks_uz.judged import Judged
 from tasks_uz.overlap import compared
+from tasks_uz.text import convert
 
 WORDINGS = {
     "p1": Wording("Maqolaning asosiy mazmunini ikki-uch gapda bayon qiling.", "Qisqacha mazmuni:"),
@@ -41,6 +43,11 @@ def doc_to_text(doc: dict[str, Any], prompt_format: str = "plain") -> str:
 
 def doc_to_target(doc: dict[str, Any]) -> str:
     return doc["references"][0]
+
+
+def judged(doc: dict[str, Any]) -> Judged:
+    wording = WORDINGS[doc["prompt"]].ask
+    return Judged(convert(wording, doc["orthography"]), doc["article"], tuple(doc["references"]))
 
 
 def process_results(doc: dict[str, Any], results: list[str | None]) -> dict[str, float]:

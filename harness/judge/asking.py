@@ -1,0 +1,190 @@
+"""Putting cases before a judge: many at once, in batches, within a cap; a verdict or a reason for each."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from harness.errors import UsageError
+from harness.judge.prompts import Asked, ask_about
+from harness.judge.rubrics import Rubric
+from harness.judge.verdicts import Verdict, read_verdict
+from harness.ledger import LEDGER, Ledger
+from harness.openai_batch import Waiting, ask_in_batches
+from harness.openai_client import Answer, Client, Estimate, Request
+from harness.prices import read_prices
+from harness.records import digest
+from tasks_uz.judged import Judged
+
+EMPTY = "the answer is empty; the judge wasn't asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to judge.
+
+    judge: the model. rubric: "auto" for the one of each task, a name, or a file. language: of the rubrics that ship.
+    max_usd: the cap, US dollars. probes: whether planted answers are judged too. calibrate: a file of human labels.
+    limit: answers a task, None for all. ledger: where answers and money are kept, by default beside the runs.
+    """
+
+    judge: str = "gpt-4o"
+    base_url: str | None = None
+    rubric: str = "auto"
+    language: str = "en"
+    max_usd: float = 5.0
+    batch: bool = False
+    probes: bool = True
+    calibrate: Path | None = None
+    limit: int | None = None
+    concurrency: int = 32
+    timeout_s: float = 120.0
+    tries: int = 8
+    prices: Path | None = None
+    ledger: Path | None = None
+    poll_s: float = 30.0
+    backoff_s: float = 0.5
+    structured: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit {self.limit}: expected 1 or more answers a task.")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One thing to judge: an answer, or two in this order. key: the caller's own name of it."""
+
+    key: Hashable
+    rubric: Rubric
+    judged: Judged
+    answers: tuple[str, ...]
+
+
+Cases = Callable[[], Iterable[Case]]
+"""Cases that can be gone through again, so that no more than a few are in memory."""
+
+
+@dataclass
+class Docket:
+    """What came of cases. verdicts: by key. unscored: reasons, counted. answered_by: what the server calls itself."""
+
+    verdicts: dict[Hashable, Verdict] = field(default_factory=dict)
+    unscored: Counter[str] = field(default_factory=Counter)
+    answered_by: set[str] = field(default_factory=set)
+    n_neutralised: int = 0
+    n_cut: int = 0
+    usd: float = 0.0
+    odd_usage: int = 0
+
+
+def put_before(
+    cases: Cases, settings: Settings, *, job: list[str], folder: Path, progress: bool = False, say: bool = True
+) -> Docket:
+    """Asks a judge about every case; what was asked before isn't asked again.
+
+    job: what the cap counts together. folder: where the ledger lies unless settings name another.
+    Raises BudgetError, NetworkError, UsageError; what was answered is kept.
+    """
+    docket = Docket()
+    path = settings.ledger or folder / LEDGER
+    with Ledger(path) as ledger:
+        client = Client(
+            settings.judge,
+            ledger,
+            job=digest(["judge", settings.judge, settings.base_url, *job]),
+            base_url=settings.base_url,
+            max_usd=settings.max_usd,
+            concurrency=settings.concurrency,
+            timeout_s=settings.timeout_s,
+            tries=settings.tries,
+            prices=settings.prices,
+            backoff_s=settings.backoff_s,
+            structured=settings.structured,
+        )
+        estimate = client.estimate(_requests(cases), batch=settings.batch)
+        if say:
+            print(_said(estimate, client, settings), file=sys.stderr)
+        _Asking(client, docket, settings, progress).run(cases, estimate)
+    return docket
+
+
+def host_of(settings: Settings) -> str:
+    """What records say of where a judge was asked."""
+    return urlsplit(settings.base_url).netloc if settings.base_url else "api.openai.com"
+
+
+def _requests(cases: Cases) -> Iterator[Request]:
+    for case in cases():
+        if not _is_empty(case):
+            asked = ask_about(case.rubric, case.judged, case.answers)
+            yield asked.request
+
+
+def _is_empty(case: Case) -> bool:
+    return case.rubric.kind == "pointwise" and not case.answers[0].strip()
+
+
+def _said(estimate: Estimate, client: Client, settings: Settings) -> str:
+    known = f", {estimate.n_stored} of them answered before" if estimate.n_stored else ""
+    priced = read_prices(settings.prices).as_of
+    cost = f"about {estimate.usd:.2f} US dollars at the prices of {priced}" if client.price.input else "no price"
+    over = " The cap may stop it on the way; what is answered is kept." if estimate.usd > settings.max_usd else ""
+    return (
+        f"{settings.judge}: {estimate.n} questions{known}; {estimate.input_tokens / 1e6:.2f} million tokens in, "
+        f"{estimate.output_tokens / 1e6:.2f} out, {cost}, never more than {settings.max_usd:g}.{over}"
+    )
+
+
+class _Asking:
+    def __init__(self, client: Client, docket: Docket, settings: Settings, progress: bool) -> None:
+        self.client, self.docket, self.settings, self.progress = client, docket, settings, progress
+
+    def run(self, cases: Cases, estimate: Estimate) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=estimate.n, unit="q", disable=not self.progress, desc="judging", file=sys.stderr)
+        with self.bar:
+            if self.settings.batch:
+                ask_in_batches(
+                    self.client, self._asked(cases), self._take, poll_s=self.settings.poll_s, report=self._report
+                )
+            else:
+                self.client.ask(self._asked(cases), self._take)
+        self.docket.usd = self.client.tally.usd
+        self.docket.odd_usage = self.client.tally.odd_usage
+
+    def _asked(self, cases: Cases) -> Iterator[Request]:
+        for case in cases():
+            if _is_empty(case):
+                grades = {name: low for name, (low, _) in case.rubric.criteria.items()}
+                self.docket.verdicts[case.key] = Verdict(grades=grades, explanation=EMPTY)
+                continue
+            asked = ask_about(case.rubric, case.judged, case.answers)
+            self.docket.n_neutralised += bool(asked.n_marks)
+            self.docket.n_cut += bool(asked.left_out)
+            yield _tagged(asked, case)
+
+    def _take(self, request: Request, answer: Answer) -> None:
+        key, rubric, check = request.tag
+        verdict = read_verdict(answer, rubric, check)
+        self.docket.verdicts[key] = verdict
+        if verdict.reason is not None:
+            self.docket.unscored[verdict.reason] += 1
+        if answer.model:
+            self.docket.answered_by.add(answer.model)
+        self.bar.update()
+        self.bar.set_postfix(usd=f"{self.client.tally.usd:.2f}", unscored=sum(self.docket.unscored.values()))
+
+    def _report(self, waiting: Waiting) -> None:
+        self.bar.set_description(f"batch {waiting.status}, {waiting.done} of {waiting.n}")
+
+
+def _tagged(asked: Asked, case: Case) -> Request:
+    from dataclasses import replace
+
+    return replace(asked.request, tag=(case.key, case.rubric, asked.check))
