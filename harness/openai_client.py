@@ -334,7 +334,8 @@ class Client:
             raise TryAgain(self.cleaned(error)) from None
 
     def _status(self, error: Any) -> Exception:
-        status, said = error.status_code, self.cleaned(error.message)
+        body = error.body if isinstance(error.body, dict) else {}
+        status, said = error.status_code, self.cleaned(body.get("message") or error.message)
         if status == 429 and error.code == "insufficient_quota":
             return UsageError(f"The account has no money left, or its own limit is reached: {said}")
         if status in FATAL:
@@ -348,7 +349,7 @@ class Client:
 
     def takes_no_schema(self, refused: Refused) -> bool:
         """Whether a refusal means that this server knows no schemas; they are left out from here on."""
-        if self._structured != "auto" or refused.status not in (400, 422, 501):
+        if self._structured == "schema" or refused.status not in (400, 422, 501):
             return False
         if not any(word in refused.said.lower() for word in ("response_format", "json_schema", "schema", "structured")):
             return False
@@ -428,17 +429,18 @@ class _Asking:
         attempt = 0
         while attempt < client.tries and not self.stop:
             await self.limits.enter(tokens)
+            body = client.body(request)
             try:
                 spending = await self._reserve(client.worst_usd(request))
                 if spending is None:
                     return None
                 try:
-                    return await self._attempt(key, request, spending)
+                    return await self._attempt(key, request, body, spending)
                 finally:
                     self.reserved -= 1
                     self.settled.set()
             except Refused as refused:
-                if request.schema is not None and client.takes_no_schema(refused):
+                if "response_format" in body and client.takes_no_schema(refused):
                     continue  # Asked without, and not counted as a try.
                 return self._failed(str(refused), UsageError)
             except TryAgain as again:
@@ -486,14 +488,14 @@ class _Asking:
             await self.settled.wait()
         return None
 
-    async def _attempt(self, key: str, request: Request, spending: int) -> Answer:
+    async def _attempt(self, key: str, request: Request, body: dict[str, Any], spending: int) -> Answer:
         """One call. Raises TryAgain, Refused, UzBenchError; the money is settled in every case."""
         client, ledger = self.client, self.client.ledger
         client.tally.asked += 1
         worst = client.worst_usd(request)
         try:
             with client.faults():
-                raw = await self.api.chat.completions.with_raw_response.create(**client.body(request))
+                raw = await self.api.chat.completions.with_raw_response.create(**body)
             self.limits.learn(raw.headers)
             try:
                 document = json.loads(raw.text)

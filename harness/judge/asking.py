@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -135,8 +135,8 @@ def _said(estimate: Estimate, client: Client, settings: Settings) -> str:
     cost = f"about {estimate.usd:.2f} US dollars at the prices of {priced}" if client.price.input else "no price"
     over = " The cap may stop it on the way; what is answered is kept." if estimate.usd > settings.max_usd else ""
     return (
-        f"{settings.judge}: {estimate.n} questions{known}; {estimate.input_tokens / 1e6:.2f} million tokens in, "
-        f"{estimate.output_tokens / 1e6:.2f} out, {cost}, never more than {settings.max_usd:g}.{over}"
+        f"{settings.judge}: {estimate.n} questions{known}; {estimate.input_tokens:,.0f} tokens in, "
+        f"{estimate.output_tokens:,.0f} out, {cost}, never more than {settings.max_usd:g}.{over}"
     )
 
 
@@ -185,6 +185,4 @@ class _Asking:
 
 
 def _tagged(asked: Asked, case: Case) -> Request:
-    from dataclasses import replace
-
     return replace(asked.request, tag=(case.key, case.rubric, asked.check))
