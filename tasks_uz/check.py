@@ -48,9 +48,13 @@ def runs(text: str, n: int = SHARED_RUN) -> set[Run]:
     return {tuple(found[start : start + n]) for start in range(len(found) - n + 1)}
 
 
+_QUESTIONS = (("question", "choices"), ("article",), ("instruction", "input"), ("text",))
+"""Where a row has its question, by the kind of row: the first key says which kind."""
+
+
 def own_words(row: Row) -> frozenset[str]:
     """The folded words of the question itself and its choices, without the passage it is asked on."""
-    keys = ("question", "choices") if "question" in row else ("article",) if "article" in row else ("text",)
+    keys = next(keys for keys in _QUESTIONS if keys[0] in row)
     return frozenset(words(" ".join(text for key in keys for text in strings(row.get(key, "")))))
 
 

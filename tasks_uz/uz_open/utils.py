@@ -1,10 +1,10 @@
 """uz_open: a request as people type them, answered freely; it has no right answer and is scored by a judge alone.
 
 An item, as items.jsonl has it:
-{"id": "open-003", "instruction": "…", "input": "", "slice": "tushuntirish", "notes": "…"}
+{"id": "open-003", "instruction": "…", "input": "", "slice": "tushuntirish", "notes": "…", "answer_in": "uz"}
 
-`notes` says what a good answer holds and is shown to the judge, never to the model; `answer_in` stands where another
-language than Uzbek is asked for. Code and foreign words stand in
+`notes` says what a good answer holds and is shown to the judge, never to the model; `answer_in` is the language that is
+asked for. Code and foreign words stand in
 some of the items, which another alphabet would spoil: they are asked in the Latin of 1995 alone.
 """
 
@@ -50,7 +50,7 @@ def process_results(doc: dict[str, Any], results: list[str | None]) -> dict[str,
     said = results[0]
     if said is None:
         return {"unscored": 1.0}
-    foreign = doc.get("answer_in") is not None
+    foreign = doc["answer_in"] != "uz"
     found = {
         "uzbek": None if foreign else is_uzbek(said),
         "alphabet": None if foreign else in_alphabet(said, doc["orthography"]),
