@@ -26,7 +26,7 @@ CHURN = 0.2
 GATE_CODES = {"pass": 0, "regression": 1, "inconclusive": 2}
 EXIT_NO_VERDICT = 3
 
-RESUMED = ("demo", "run", "judge", "train", "mirror")
+RESUMED = ("demo", "generate", "run", "judge", "train", "mirror")
 """Commands that go on where they were stopped."""
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -712,6 +712,83 @@ def leaderboard(
         print(visible(note), file=sys.stderr)
     print(for_terminal(headline(board)), file=sys.stderr)
     _print_paths(paths)
+
+
+@app.command()
+def generate(
+    out: Annotated[Path, typer.Option(help="Directory of the run; the same one goes on where it was.")],
+    n: Annotated[int, typer.Option("--n", help="Rows to keep.")] = 23_000,
+    model: Annotated[str, typer.Option(help="The model that writes; best pinned to a date.")] = "gpt-4o",
+    base_url: Annotated[
+        str | None, typer.Option(help="Of a server that speaks OpenAI's protocol. Default: OpenAI's own.")
+    ] = None,
+    max_usd: Annotated[float, typer.Option(help="US dollars that are never exceeded.")] = 10.0,
+    batch: Annotated[bool, typer.Option("--batch", help="By the Batch API: half the price, within a day.")] = False,
+    quality: Annotated[
+        bool, typer.Option("--quality", help="Have the model grade each row, and keep good ones.")
+    ] = False,
+    settings: Annotated[
+        Path | None, typer.Option(help="Prompts, shares and thresholds. Default: train/selfinstruct/settings.yaml.")
+    ] = None,
+    seeds: Annotated[Path | None, typer.Option(help="Seed tasks, JSONL. Default: the 175 that ship.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at once, at most.")] = 32,
+    timeout: Annotated[float, typer.Option(help="Seconds for an answer, before it is asked again.")] = 300.0,
+    prices: Annotated[Path | None, typer.Option(help="A table in place of harness/prices.yaml.")] = None,
+    mirror: Annotated[
+        Path | None, typer.Option(help="Hub data sets to hold rows against. Default: $UZBENCH_MIRROR.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of what is drawn by chance.")] = 1,
+    json: Json = False,
+) -> None:
+    """Have a strong model write Uzbek instructions, filtered and balanced, never for more than --max-usd.
+
+    \b
+      uzbench generate --out rows --n 500 --max-usd 2
+      uzbench generate --out rows --n 23000 --max-usd 60 --batch
+      uzbench train train/recipes/mistral_uz_fast_nf4.yaml data=rows/train.jsonl out=adapters/mine
+    """
+    from harness.errors import UzBenchError
+    from harness.files import read_json, read_jsonl
+    from reports.dataset import headline, write_dataset
+    from reports.format import for_terminal
+    from train import Choices
+    from train import generate as write_rows
+
+    choices = Choices(
+        out=out,
+        n=n,
+        model=model,
+        base_url=base_url,
+        max_usd=max_usd,
+        batch=batch,
+        quality=quality,
+        settings=settings,
+        seeds=seeds,
+        concurrency=concurrency,
+        timeout_s=timeout,
+        prices=prices,
+        mirror=mirror,
+        seed=seed,
+    )
+
+    def finished() -> list[Path]:
+        made = read_json(out / "generated.json")
+        rows = [row for _, row in read_jsonl(out / "train.jsonl")]
+        print(for_terminal(headline(made)), file=sys.stderr)
+        return [out / "train.jsonl", out / "validation.jsonl", *write_dataset(made, rows, out)]
+
+    try:
+        made = write_rows(choices, progress=sys.stderr.isatty())
+    except (UzBenchError, KeyboardInterrupt):
+        # What was kept until then is a set too.
+        if (out / "generated.json").is_file():
+            finished()
+        raise
+    paths = finished()
+    if json:
+        _print_json(made.to_dict())
+    else:
+        _print_paths(paths)
 
 
 @app.command(name="check-data")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -301,6 +301,86 @@ def _curve(series: Series, found: Sequence[CurvePoint], width: int) -> Iterator[
             shown = middle
     title = "steps" if at else "run, in the order given"
     yield f'<text class="soft middle" x="{_n((x.start + x.end) / 2)}" y="{height - 5}">{title}</text>'
+
+
+# Data sets.
+
+
+def shares(title: str, rows: Sequence[tuple[str, float, float | None]]) -> Plot:
+    """Shares of a whole as bars. rows: (name, share in [0,1], the share that was aimed at)."""
+    return Plot(title, lambda width: _shares(rows, width))
+
+
+def _shares(rows: Sequence[tuple[str, float, float | None]], width: int) -> Iterator[str]:
+    left, right = _sides([name for name, *_ in rows], width, numbers=True)
+    scale = Scale(0.0, max([share for _, share, _ in rows] + [aim or 0.0 for *_, aim in rows] + [0.01]), left, right)
+    yield _n(_LINE * len(rows) + 40)
+    for place, (name, share, aim) in enumerate(rows):
+        y = _LINE * place
+        said = percent(share) + ("" if aim is None else f", {percent(aim)} wanted")
+        yield f"<g><title>{text(_name(name))}: {said}</title>{_label(name, left, y)}"
+        bar = f'width="{_n(max(scale(share) - left, 1))}" height="14"'
+        yield f'<rect class="tuned" x="{_n(left)}" y="{_n(y + 6)}" {bar}/>'
+        if aim is not None:
+            x = _n(scale(aim))
+            yield f'<line class="floor" x1="{x}" x2="{x}" y1="{_n(y + 2)}" y2="{_n(y + _LINE - 2)}"/>'
+        if width >= WIDE:
+            yield _numbers(said, width, y, small=True)
+        yield "</g>"
+    if any(aim is not None for *_, aim in rows):
+        yield from _legend([("tuned bar", "kept"), ("floor", "wanted")], left, _LINE * len(rows) + 26)
+
+
+def wheel(title: str, tree: Mapping[str, Mapping[str, int]]) -> Plot:
+    """Counts in two rings: inside the names, outside what each is made of; a name's part is its share of all."""
+    return Plot(title, lambda width: _wheel(tree, width))
+
+
+def _wheel(tree: Mapping[str, Mapping[str, int]], width: int) -> Iterator[str]:
+    size = min(width, 620)
+    centre, total = size / 2, sum(sum(each.values()) for each in tree.values()) or 1
+    yield _n(size)
+    at = 0.0
+    for number, (name, parts) in enumerate(tree.items()):
+        share = sum(parts.values()) / total
+        yield _sector(centre, (0.16, 0.56), (at, at + share), "tuned" if number % 2 else "base", name, share)
+        inner = at
+        for part, count in parts.items():
+            yield _sector(centre, (0.57, 0.98), (inner, inner + count / total), "ring", part, count / total)
+            inner += count / total
+        at += share
+
+
+def _sector(
+    centre: float,
+    radii: tuple[float, float],
+    turn: tuple[float, float],
+    kind: str,
+    name: str,
+    share: float,
+) -> str:
+    """A piece of a ring. radii: of the wheel's own; turn: in whole turns, from the top."""
+    (near, far), (start, end) = (tuple(each * centre for each in radii), turn)
+    end = min(end, start + 0.9999)  # A whole turn would end where it begins.
+
+    def point(radius: float, at: float) -> str:
+        angle = 2 * math.pi * at
+        return f"{_n(centre + radius * math.sin(angle))} {_n(centre - radius * math.cos(angle))}"
+
+    large = int(end - start > 0.5)
+    path = (
+        f"M{point(near, start)} L{point(far, start)} A{_n(far)} {_n(far)} 0 {large} 1 {point(far, end)} "
+        f"L{point(near, end)} A{_n(near)} {_n(near)} 0 {large} 0 {point(near, start)} Z"
+    )
+    found = f'<g><title>{text(_name(name))}: {percent(share)}</title><path class="sector {kind}" d="{path}"/>'
+    if share * 2 * math.pi * far > 16:
+        middle = (start + end) / 2
+        degrees = 360 * middle - 90
+        turned = degrees if middle < 0.5 else degrees + 180
+        x, y = point((near + far) / 2, middle).split()
+        shown = text(_name(name, max(4, int((far - near) / _CHARACTER))))
+        found += f'<text class="small middle" transform="translate({x} {y}) rotate({_n(turned)})" dy="4">{shown}</text>'
+    return found + "</g>"
 
 
 # Pieces.

@@ -368,11 +368,15 @@ def as_row(item: dict[str, Any]) -> str:
     """An item as a training row would hold it: question, text, choices and answer."""
     choices = item.get("choices", [])
     asked = [
-        item.get("question", "Matnni oʻqib, javob bering."),
-        item.get("text") or item.get("passage") or item.get("article") or "",
+        item.get("question") or item.get("instruction") or "Matnni oʻqib, javob bering.",
+        item.get("text") or item.get("passage") or item.get("article") or item.get("input") or "",
     ]
     options = [f"{letter}) {choice}" for letter, choice in zip("ABCD", choices, strict=False)]
-    answers = [choices[item["answer"]]] if choices else item.get("answers") or item.get("summaries") or [item["label"]]
+    answers = (
+        [choices[item["answer"]]]
+        if choices
+        else item.get("answers") or item.get("summaries") or [item.get("label", "")]
+    )
     return "\n".join([*asked, *options, answers[0]])
 
 

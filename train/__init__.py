@@ -19,10 +19,26 @@ if TYPE_CHECKING:
     from train.merging import MergeResult, merge
     from train.qlora import TrainResult, train
     from train.recipe import Recipe, read_recipe
+    from train.selfinstruct.generating import Choices, Generated, generate
 
-__all__ = ["DataReport", "MergeResult", "Recipe", "TrainResult", "check_data", "merge", "read_recipe", "train"]
+__all__ = [
+    "Choices",
+    "DataReport",
+    "Generated",
+    "MergeResult",
+    "Recipe",
+    "TrainResult",
+    "check_data",
+    "generate",
+    "merge",
+    "read_recipe",
+    "train",
+]
 
 _HOMES = {
+    "Choices": "train.selfinstruct.generating",
+    "Generated": "train.selfinstruct.generating",
+    "generate": "train.selfinstruct.generating",
     "DataReport": "train.check",
     "MergeResult": "train.merging",
     "Recipe": "train.recipe",

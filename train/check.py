@@ -18,7 +18,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from heapq import nsmallest
 from itertools import count
 from multiprocessing import get_context
@@ -38,6 +38,7 @@ from tasks_uz.prompts import render_row
 from train.contamination import Hit, Index, eval_index
 from train.data import Row, read_row, split_tokens
 from train.duplicates import ALIKE, RUN, Pairs, Shares, Sketches, alike, near_duplicates, sketches
+from train.faults import invisible, left_over, mixed_word, refuses
 from train.shingles import Hashes, Texts
 
 LISTED = 100
@@ -62,58 +63,6 @@ KINDS = (
 )
 """Of findings, in the order in which they are told; the first ones are refused."""
 
-HEAD = 300
-"""Characters from the beginning of an answer among which a refusal stands."""
-
-REFUSALS = (
-    # “…” is a gap. In any alphabet: they are looked for by their skeletons.
-    "kechirasiz … yordam bera olmayman",
-    "kechirasiz … javob bera olmayman",
-    "kechirasiz … bajara olmayman",
-    "kechirasiz … bu soʻrov",
-    "uzr … yordam bera olmayman",
-    "afsuski men … olmayman",
-    "men sunʼiy intellekt",
-    "sunʼiy intellekt sifatida",
-    "sunʼiy intellekt modeli sifatida",
-    "sunʼiy intellekt yordamchisi sifatida",
-    "men til modeliman",
-    "men katta til modeli",
-    "til modeli sifatida",
-    "as an ai",
-    "as a language model",
-    "as a large language model",
-    "im an ai",
-    "i am an ai",
-    "im sorry but i",
-    "i am sorry but i",
-    "i apologize but i",
-    "i cannot assist",
-    "i cant assist",
-    "i cannot help with",
-    "i cant help with",
-    "i cannot fulfill",
-    "im unable to",
-    "i am unable to",
-    "извините … я не могу",
-    "к сожалению … я не могу",
-    "простите … я не могу",
-    "я не могу помочь",
-    "как языковая модель",
-    "как искусственный интеллект",
-    "я искусственный интеллект",
-    "я языковая модель",
-)
-
-_LEFT_OVER = re.compile(
-    r"<no(?:in|out)put>|\bTODO\b|\[(?:…|\.{3})\]|^#{2,} ?(?:Instruction|Input|Response)\b|\bas requested:"
-    r"|^(?:Instruction|Output|Response):|\blorem ipsum\b|<\|\w+\|>|\[/?INST\]|\{\{.*?\}\}"
-    r"|\[(?:ism|sana|your|name|имя|ваше?|sizning)\b[^\]]*\]|\A\s*(?:none|null|n/?a|nan)\s*\Z",
-    re.IGNORECASE | re.MULTILINE,
-)
-# Cyrillic before Latin, or one Latin letter before Cyrillic: the two look alike. Telegramга is a name and its ending.
-_MIXED = re.compile(r"[\u0400-\u04ff][ʻʼ'‘’`]?[A-Za-z]|\b[A-Za-z][\u0400-\u04ff]")
-_INVISIBLE = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060\ufeff]")
 WAYS = ("ʻʼ", "'", "‘’", "`")
 """Of writing the marks of oʻ, gʻ and ʼ."""
 
@@ -400,27 +349,25 @@ class _Look:
             for hit in hits:
                 says = f"holds item {hit.item} of {hit.task} ({_share(hit)})"
                 seen.note("contaminated", _items_of(hit.task), Place(rows[place].line, says, hit=hit))
-        heads = Texts(row.output[:HEAD] for row in rows)
-        for row, head in zip(rows, heads, strict=True):
-            self._look_at_answer(row, head, seen)
+        for row in rows:
+            self._look_at_answer(row, seen)
         if self._tokenizer is not None:
             self._count_tokens(rows, seen)
 
-    def _look_at_answer(self, row: Row, head: str, seen: _Seen) -> None:
+    def _look_at_answer(self, row: Row, seen: _Seen) -> None:
         def note(kind: str, what: str, says: str) -> None:
             seen.note(kind, what, Place(row.line, says))
 
-        if _refusal().search(head):
+        if refuses(row.output):
             note("refusal", "answers that refuse", f"refuses: {_shortened(row.output, 60)}")
-        if left := _LEFT_OVER.search(row.output) or _LEFT_OVER.fullmatch(row.input.strip()):
-            note("left_over", "left over from generating", f"left over: {_shortened(left[0], 60)!r}")
-        if mixed := _MIXED.search(row.output):
-            word = next(word for word in row.output.split() if mixed[0] in word)
+        if left := left_over(row.output, row.input):
+            note("left_over", "left over from generating", f"left over: {_shortened(left, 60)!r}")
+        if word := mixed_word(row.output):
             note(
                 "mixed_alphabets", "letters of two alphabets in one word", f"two alphabets in {_shortened(word, 40)!r}"
             )
-        if hidden := _INVISIBLE.search(f"{row.instruction} {row.input} {row.output}"):
-            note("invisible", "invisible characters", f"an invisible character, U+{ord(hidden[0]):04X}")
+        if hidden := invisible(f"{row.instruction} {row.input} {row.output}"):
+            note("invisible", "invisible characters", f"an invisible character, U+{ord(hidden):04X}")
         seen.alphabets[_alphabet(row.output)] += 1
         seen.marks.update(_MARK.findall(row.output))
         uzbek = is_uzbek(row.output)
@@ -603,13 +550,6 @@ def _alphabet(text: str) -> str:
     if len(found) == 1:
         return next(iter(found))
     return "latin_any" if found else "mixed" if re.search(r"[A-Za-z\u0400-\u04ff]", text) else "none"
-
-
-@lru_cache(maxsize=1)
-def _refusal() -> re.Pattern[str]:
-    """All of REFUSALS, as skeletons."""
-    phrases = (r"\b.{0,80}?\b".join(Texts(phrase.split("…"))) for phrase in REFUSALS)
-    return re.compile("|".join(rf"\b{phrase}\b" for phrase in phrases))
 
 
 def _items_of(task: str) -> str:

@@ -260,7 +260,7 @@ _NO_TEXTS = (
     "choices",
     "answer",
     "answers",
-    *("orthography", "prompt", "form"),
+    *("orthography", "prompt", "form", "answer_in"),
 )
 
 
