@@ -41,8 +41,8 @@ class Fault:
 
 
 def tokens(text: str) -> int:
-    """What this server takes for a text's tokens: at least one, at most one a byte."""
-    return max(1, len(text.encode()) // 3)
+    """A text's tokens: about as many as GPT-4o's tokenizer finds in Uzbek, never more than its bytes."""
+    return max(1, round(len(text) / 2.75))
 
 
 class OpenAIServer(LocalServer):

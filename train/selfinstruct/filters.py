@@ -175,9 +175,10 @@ class Filters:
 
 def _breaks_off(output: str) -> bool:
     """Whether prose ends inside a sentence; a list, a signature or a label needs no full stop."""
-    *_, last = output.splitlines()
-    sentences = re.split(r"[.!?…][”»)]*\s", last)
-    return len(sentences) > 1 and len(sentences[-1].split()) > 2 and last[-1].isalpha() and bool(is_cut_off(last))
+    if "\n" in output:
+        return False
+    sentences = re.split(r"[.!?…][”»)]*\s", output)
+    return len(sentences) > 1 and len(sentences[-1].split()) > 2 and output[-1].isalpha() and bool(is_cut_off(output))
 
 
 def _letters(text: str) -> int:

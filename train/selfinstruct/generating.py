@@ -278,7 +278,7 @@ class _Run:
     def _new_requests(self) -> Iterator[Request]:
         n = 0
         while len(self.kept) + (len(self.cells) - self.next_number + 1) * self._expected() < self.choices.n:
-            if self.choices.batch and n >= BATCH_REQUESTS:
+            if self._hopeless() or (self.choices.batch and n >= BATCH_REQUESTS):
                 return
             chance = random.Random(f"{self.key}:{len(self.cells)}")
             cell = self.plan.draw(chance, self.choices.n)
@@ -345,9 +345,13 @@ class _Run:
         self.rejected += found
         self.recent += [False] * len(found)
 
+    def _hopeless(self) -> bool:
+        recent = self.recent[-LOOKED_AT:]
+        return len(recent) == LOOKED_AT and sum(recent) < HOPELESS * LOOKED_AT
+
     def _check_hope(self) -> None:
         recent = self.recent[-LOOKED_AT:]
-        if len(recent) == LOOKED_AT and sum(recent) < HOPELESS * LOOKED_AT:
+        if self._hopeless():
             reasons = Counter(each.reason for each in self.rejected[-LOOKED_AT:])
             (reason, n), *_ = reasons.most_common(1)
             raise UsageError(
