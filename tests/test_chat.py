@@ -269,7 +269,7 @@ class Terminal:
         os.close(slave)
         self.seen = ""
 
-    def until(self, text: str, timeout_s: float = 120) -> str:
+    def until(self, text: str, timeout_s: float = 400) -> str:
         """Reads on until a text has come; returns all that came with it."""
         new, deadline = "", time.monotonic() + timeout_s
         while text not in new:

@@ -31,6 +31,8 @@ UZLIB = Path(__file__).parents[2] / "shared" / "data" / "uzlib" / "test.jsonl"
 # U+0027 U+2018 U+2019 U+02BB U+02BC U+0060: what people type for the marks of oʻ, gʻ and ʼ.
 APOSTROPHES = ("\u0027", "\u2018", "\u2019", "\u02bb", "\u02bc", "\u0060")
 EMBEDDED = sorted([*ROOT.glob("*/items.jsonl"), *ROOT.glob("*/shots.jsonl")])
+# Open requests hold code and Russian, and are asked in the Latin of 1995 alone.
+CONVERTED = [path for path in EMBEDDED if path.parent.name != "uz_open"]
 OTHER_ALPHABETS = [name for name in ORTHOGRAPHIES if name != "latin"]
 
 
@@ -119,7 +121,7 @@ def test_each_alphabet_comes_back_to_the_latin_of_1995(case: dict[str, str], ort
 
 
 @pytest.mark.parametrize("orthography", OTHER_ALPHABETS)
-@pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", CONVERTED, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_embedded_text_comes_back_exactly_from_another_alphabet(path: Path, orthography: str) -> None:
     texts = embedded_strings(path)
     lost = [text for text in texts if to_latin(convert(text, orthography)) != text]

@@ -17,6 +17,7 @@ from tasks_uz.answers import in_alphabet, is_cut_off, is_empty, is_uzbek
 from tasks_uz.data import embedded
 from tasks_uz.judged import Judged
 from tasks_uz.prompts import Prompt, render
+from tasks_uz.text import convert
 
 CUE = "Javob:"
 
@@ -30,7 +31,7 @@ def document(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def doc_to_text(doc: dict[str, Any], prompt_format: str = "plain") -> str:
-    return render(Prompt(doc["instruction"], doc["input"], CUE), prompt_format)
+    return render(Prompt(doc["instruction"], doc["input"], convert(CUE, doc["orthography"])), prompt_format)
 
 
 def doc_to_target(doc: dict[str, Any]) -> str:

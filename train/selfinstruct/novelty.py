@@ -15,7 +15,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from math import floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,10 +99,15 @@ class Novelty:
     def _prefix(self, coded: str) -> list[tuple[int, int]]:
         """The words by which a text is looked up: one of them stands in the prefix of every text that is like it."""
         n = len(coded)
-        # The shortest text that can be like this one has n t / (2 - t) words; more than t (n + that) / 2 are common.
-        shortest = self.threshold * n / (2 - self.threshold)
-        fewest = floor(self.threshold * (n + shortest) / 2) + 1
+        # The shortest text that can be like this one has n t / (2 - t) words, and more words than that are common.
+        over, under = self.threshold.numerator, self.threshold.denominator
+        fewest = over * n // (2 * under - over) + 1
         return [(word, occurrence) for _, word, occurrence in self._order(coded)[: max(0, n - fewest + 1)]]
+
+    def _longest(self, n: int, common: int) -> int:
+        """The most words of a text that is like one of n words where so many are common at most."""
+        # 2 common > t (n + m), in whole numbers.
+        return (2 * common * self.threshold.denominator - 1) // self.threshold.numerator - n
 
     # The index.
 
@@ -126,14 +130,21 @@ class Novelty:
         n = len(coded)
         if not n:
             return None
-        lists = [self._lists[key] for key in self._prefix(coded) if key in self._lists]
+        lengths = np.frombuffer(self._lengths, dtype=np.int32)
+        lists = []
+        for place, key in enumerate(self._prefix(coded)):
+            listed = self._lists.get(key)
+            if listed is not None:
+                numbers = np.frombuffer(listed, dtype=np.int32)
+                # This word the first in common, n - place words are common at most: of longer texts that is too few.
+                lists.append(numbers[lengths[numbers] <= self._longest(n, n - place)])
         if not lists:
             return None
-        found = np.unique(np.concatenate([np.frombuffer(each, dtype=np.int32) for each in lists]))
-        lengths = np.frombuffer(self._lengths, dtype=np.int32)[found]
+        found = np.unique(np.concatenate(lists))
+        lengths = lengths[found]
         t = float(self.threshold)
         # A little wide, as floats are; the decision below is exact.
-        near = (lengths >= n * t / (2 - t) - 1) & (lengths <= n * (2 - t) / t + 1)
+        near = lengths >= n * t / (2 - t) - 1
         found, lengths = found[near], lengths[near]
         if not len(found):
             return None
