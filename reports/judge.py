@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from harness.judge.records import Agreement, Judging, Match, ProbeClass, Share, Tournament, read_judgings
 from harness.records import JudgedDifference
@@ -22,7 +23,11 @@ CORRECTED = (
 
 def judgings_of(base: RunDirectory, cand: RunDirectory) -> list[Judging]:
     """How two runs were judged: what was measured of a judge is the same for both, and is said once."""
-    return read_judgings(cand.path) or read_judgings(base.path)
+    known = {each.name: each for each in read_judgings(base.path)}
+    found = read_judgings(cand.path) or list(known.values())
+    return [
+        replace(each, probes=each.probes or known[each.name].probes) if each.name in known else each for each in found
+    ]
 
 
 def judged_text(differences: Sequence[JudgedDifference], judgings: Sequence[Judging], writer: Writer) -> str:

@@ -330,6 +330,30 @@ def test_grades_become_scores_of_the_run_that_compare_takes_as_any(tmp_path: Pat
     assert {each.task for each in done.judged} == {"uz_open", "uz_qa", "uz_summ"}
 
 
+def test_gate_and_leaderboard_take_judged_scores_as_any(tmp_path: Path) -> None:
+    from harness.gate import gate
+    from harness.leaderboard import leaderboard
+
+    base, cand = (
+        judged_run(tmp_path / name, name, answer, tasks=("uz_open",))
+        for name, answer in (("base", third_good), ("cand", others_good))
+    )
+    assert gate(base, cand).verdict == "inconclusive"
+    with OpenAIServer(honest) as server:
+        judge_runs([base], settings(server, probes=True))
+        judge_runs([cand], settings(server))
+    base, cand = open_run(base.path), open_run(cand.path)
+    assert gate(base, cand).verdict == "pass"
+    assert gate(cand, base).verdict == "regression"
+    ranked = [row.model for row in leaderboard([base, cand]).rows if row.kind == "model" and row.task == "uz_open"]
+    assert ranked == ["cand", "base"]
+    # The report shows what is known of the judge, whichever run it was measured with.
+    from reports.judge import judgings_of
+
+    (shared,) = judgings_of(base, cand)
+    assert shared.probes
+
+
 def test_judged_again_replaces_its_scores_and_asks_nothing_new(tmp_path: Path) -> None:
     run = judged_run(tmp_path / "a", "a", third_good)
     with OpenAIServer(honest) as server:
