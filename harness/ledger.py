@@ -14,7 +14,6 @@ billed and stays counted at its worst price.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from harness.errors import RecordError, disk_faults
-from harness.files import SCHEMA
+from harness.database import open_database
+from harness.errors import disk_faults
 
 LEDGER = "calls.sqlite"
 
@@ -57,34 +56,7 @@ class Ledger:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        with disk_faults(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.is_dir():
-                raise RecordError(f"{self.path} is a directory, where a ledger of calls was expected.")
-            # One thread at a time, but in a notebook not the one that opened it.
-            self._db = sqlite3.connect(self.path, timeout=120, isolation_level=None, check_same_thread=False)
-            try:
-                self._open()
-            except (RecordError, sqlite3.OperationalError):
-                self._db.close()
-                raise
-            except sqlite3.DatabaseError as error:
-                self._db.close()
-                raise RecordError(
-                    f"{self.path} isn't a ledger of calls ({error}). Move it away, a new one is made."
-                ) from None
-
-    def _open(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA:
-            raise RecordError(
-                f"{self.path}: schema {version}, this uzbench reads up to {SCHEMA}. Try: pip install -U uzbench"
-            )
-        self._db.execute("PRAGMA journal_mode=WAL")
-        # A killed process loses nothing under NORMAL; only a power cut may lose the last calls.
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_TABLES)
-        self._db.execute(f"PRAGMA user_version={SCHEMA}")
+        self._db = open_database(self.path, "ledger of calls", _TABLES)
 
     def __enter__(self) -> Self:
         return self

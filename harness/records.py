@@ -302,6 +302,23 @@ class Score(Record):
         if self.value is not None and not 0 <= self.value <= 1:
             raise ValueError(f"value {self.value} of {self.metric} isn't in [0,1]")
 
+    @classmethod
+    def of(cls, sample: Sample, metric: str, value: float | None, reason: str | None = None, **rest: Any) -> Self:
+        """The score of a sample's answer. rest: scorer, explanation, filter."""
+        return cls(
+            task=sample.task,
+            orthography=sample.orthography,
+            prompt_id=sample.prompt_id,
+            item_id=sample.item_id,
+            group=sample.group,
+            occurrence=sample.occurrence,
+            doc_hash=sample.doc_hash,
+            metric=metric,
+            value=value,
+            unscored_reason=reason,
+            **rest,
+        )
+
     @property
     def task_key(self) -> tuple[str, str, str]:
         return self.task, self.orthography, self.prompt_id

@@ -97,7 +97,7 @@ def read_samples(task: TaskRecord, logged: Iterable[Logged]) -> tuple[list[Sampl
         occurrence[row["doc_hash"]] += 1
         if name == first:
             samples.append(sample)
-        scores += [_score(task, sample, metric, name, row) for metric in task.metrics]
+        scores += [_score(sample, metric, name, row) for metric in task.metrics]
     return samples, scores
 
 
@@ -147,21 +147,8 @@ def _likeliest(choices: Sequence[str], logprobs: Sequence[float], *, by_bytes: b
     return choices[worth.index(max(worth))]
 
 
-def _score(task: TaskRecord, sample: Sample, metric: str, name: str, row: Logged) -> Score:
-    value, reason = _value(row, metric)
-    return Score(
-        task=task.task,
-        orthography=task.orthography,
-        prompt_id=task.prompt_id,
-        item_id=sample.item_id,
-        group=sample.group,
-        occurrence=sample.occurrence,
-        doc_hash=sample.doc_hash,
-        metric=metric,
-        value=value,
-        unscored_reason=reason,
-        filter=name,
-    )
+def _score(sample: Sample, metric: str, name: str, row: Logged) -> Score:
+    return Score.of(sample, metric, *_value(row, metric), filter=name)
 
 
 def _value(row: Logged, metric: str) -> tuple[float | None, str | None]:

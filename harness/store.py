@@ -11,17 +11,23 @@ batch that was being computed.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from harness.errors import RecordError, disk_faults
-from harness.files import SCHEMA
+from harness.database import open_database
+from harness.errors import disk_faults
 from harness.records import digest
 
 STORE = "store.sqlite"
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS answers (
+    model_key TEXT, request_key TEXT, answer TEXT NOT NULL, PRIMARY KEY (model_key, request_key)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS models (model_key TEXT PRIMARY KEY, identity TEXT NOT NULL);
+"""
 
 
 def request_key(kind: str, arguments: Sequence[Any]) -> str:
@@ -37,40 +43,7 @@ class Store:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        with disk_faults(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.is_dir():
-                raise RecordError(f"{self.path} is a directory, where a store of answers was expected.")
-            # Several runs may share a store: wait for each other rather than fail.
-            self._db = sqlite3.connect(self.path, timeout=120, isolation_level=None)
-            try:
-                self._open()
-            except (RecordError, sqlite3.OperationalError):
-                self._db.close()
-                raise
-            except sqlite3.DatabaseError as error:
-                self._db.close()
-                raise RecordError(
-                    f"{self.path} isn't a store of answers ({error}). Move it away, a new one is made."
-                ) from None
-
-    def _open(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA:
-            raise RecordError(
-                f"{self.path}: schema {version}, this uzbench reads up to {SCHEMA}. Try: pip install -U uzbench"
-            )
-        self._db.execute("PRAGMA journal_mode=WAL")
-        # A killed process loses nothing under NORMAL; only a power cut may lose the last batches.
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        if version == SCHEMA:
-            return  # Writes nothing: what is stored can be read from a full disk.
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS answers (model_key TEXT, request_key TEXT, answer TEXT NOT NULL, "
-            "PRIMARY KEY (model_key, request_key)) WITHOUT ROWID"
-        )
-        self._db.execute("CREATE TABLE IF NOT EXISTS models (model_key TEXT PRIMARY KEY, identity TEXT NOT NULL)")
-        self._db.execute(f"PRAGMA user_version={SCHEMA}")
+        self._db = open_database(self.path, "store of answers", _TABLES)
 
     def __enter__(self) -> Self:
         return self

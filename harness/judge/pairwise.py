@@ -285,22 +285,10 @@ def _write_scores(runs: Sequence[RunDirectory], games: Sequence[Game], tournamen
 
 
 def _score(game: Game, is_cand: bool, judge: str) -> Score:
-    sample = game.samples[is_cand]
     value = game.got if is_cand or game.got is None else 0.5
-    return Score(
-        task=sample.task,
-        orthography=sample.orthography,
-        prompt_id=sample.prompt_id,
-        item_id=sample.item_id,
-        group=sample.group,
-        occurrence=sample.occurrence,
-        doc_hash=sample.doc_hash,
-        metric=PREFERENCE,
-        value=value,
-        unscored_reason=game.reason if value is None else None,
-        scorer=judge,
-        explanation=game.explanation or None,
-    )
+    reason = game.reason if value is None else None
+    explanation = game.explanation or None
+    return Score.of(game.samples[is_cand], PREFERENCE, value, reason, scorer=judge, explanation=explanation)
 
 
 def _preference_rows(games: Sequence[Game]) -> Iterator[dict[str, str]]:

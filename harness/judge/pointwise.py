@@ -155,23 +155,9 @@ def _scores(number: int, bench: Bench, settings: Settings, docket: Docket) -> li
                 verdict = Verdict(reason=NO_ANSWER)
             else:
                 verdict = docket.verdicts[number, key, place]
-            found += [
-                Score(
-                    task=sample.task,
-                    orthography=sample.orthography,
-                    prompt_id=sample.prompt_id,
-                    item_id=sample.item_id,
-                    group=sample.group,
-                    occurrence=sample.occurrence,
-                    doc_hash=sample.doc_hash,
-                    metric=metric,
-                    value=value,
-                    unscored_reason=verdict.reason,
-                    scorer=settings.judge,
-                    explanation=verdict.explanation or None,
-                )
-                for metric, value in _values(rubric, verdict).items()
-            ]
+            said = {"scorer": settings.judge, "explanation": verdict.explanation or None}
+            values = _values(rubric, verdict)
+            found += [Score.of(sample, metric, value, verdict.reason, **said) for metric, value in values.items()]
     return found
 
 

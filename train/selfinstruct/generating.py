@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +27,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from harness.errors import EnvironmentFault, RecordError, UsageError, UzBenchError, disk_faults
-from harness.files import SCHEMA, write_json, write_jsonl
+from harness.database import open_database
+from harness.errors import RecordError, UsageError, UzBenchError, disk_faults
+from harness.files import write_json, write_jsonl
 from harness.ledger import LEDGER, Ledger
 from harness.openai_batch import Waiting, ask_in_batches
-from harness.openai_client import Answer, BudgetError, Client, Request
+from harness.openai_client import Answer, Client, Request
 from harness.prices import read_prices
 from harness.provenance import file_digest
 from harness.records import Record, digest
@@ -116,24 +116,23 @@ class Generated(Record):
     files: dict[str, str] = field(default_factory=dict)
 
 
+_TABLES = """
+CREATE TABLE IF NOT EXISTS run (key TEXT);
+CREATE TABLE IF NOT EXISTS requests (
+    number INTEGER PRIMARY KEY, cell TEXT NOT NULL, messages TEXT NOT NULL, status TEXT
+);
+"""
+
+
 class _Journal:
     """The requests of a run as they were sent. status: NULL, or "failed" where no answer could be had."""
 
     def __init__(self, path: Path, key: str):
-        with disk_faults(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute("CREATE TABLE IF NOT EXISTS run (key TEXT, schema INTEGER)")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS requests "
-                "(number INTEGER PRIMARY KEY, cell TEXT NOT NULL, messages TEXT NOT NULL, status TEXT)"
-            )
+        self._db = open_database(path, "journal of requests", _TABLES)
         self.path = path
         known = self._db.execute("SELECT key FROM run").fetchone()
         if known is None:
-            self._db.execute("INSERT INTO run VALUES (?, ?)", (key, SCHEMA))
+            self._db.execute("INSERT INTO run VALUES (?)", (key,))
         elif known[0] != key:
             self._db.close()
             raise RecordError(
@@ -577,6 +576,3 @@ def first_sentence(text: str) -> str:
         if mark in ".!?:\n" and place:
             return text[:place]
     return text
-
-
-__all__ = ["BudgetError", "Choices", "EnvironmentFault", "Generated", "generate"]
