@@ -775,7 +775,8 @@ def generate(
         made = read_json(out / "generated.json")
         rows = [row for _, row in read_jsonl(out / "train.jsonl")]
         print(for_terminal(headline(made)), file=sys.stderr)
-        return [out / "train.jsonl", out / "validation.jsonl", *write_dataset(made, rows, out)]
+        parts = [path for path in (out / "train.jsonl", out / "validation.jsonl") if path.is_file()]
+        return [*parts, *write_dataset(made, rows, out)]
 
     try:
         made = write_rows(choices, progress=sys.stderr.isatty())

@@ -65,8 +65,7 @@ def render_card(made: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> s
         "  data_files:",
         "  - split: train",
         "    path: train.jsonl",
-        "  - split: validation",
-        "    path: validation.jsonl",
+        *(["  - split: validation", "    path: validation.jsonl"] if made["n_validation"] else []),
         "---",
     ]
     parts = [

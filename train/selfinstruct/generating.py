@@ -432,7 +432,7 @@ class _Run:
         train, validation = split(rows)
         paths = [
             write_jsonl(out / TRAIN, (self._row(each) for each in train)),
-            write_jsonl(out / VALIDATION, (self._row(each) for each in validation)),
+            *_written(out / VALIDATION, [self._row(each) for each in validation]),
             write_jsonl(out / REJECTS, (each.to_dict() for each in self.rejected)),
             write_jsonl(out / RESPONSES, self._responses()),
         ]
@@ -484,6 +484,14 @@ class _Run:
             found = self.client.ledger.get([key]).get(key)
             if found is not None:
                 yield {"request": number, "cell": dict(zip(AXES, cell, strict=True)), **found}
+
+
+def _written(path: Path, rows: Sequence[dict[str, Any]]) -> list[Path]:
+    """A file of rows, or none where there are none: who reads data sets stumbles over an empty one."""
+    if rows:
+        return [write_jsonl(path, rows)]
+    path.unlink(missing_ok=True)
+    return []
 
 
 def vars_of(row: Candidate) -> dict[str, str]:
