@@ -55,6 +55,7 @@ def _judging(judging: Judging, writer: Writer) -> str:
         writer.paragraph(_who(judging, writer)),
         writer.table(["task", "alphabet", "passed", "corrected", "n"], rows, "lllll"),
         _unscored(judging.unscored, writer),
+        _handled(judging, writer),
         probes_table(judging.probes, writer),
         agreement_table(judging.agreement, writer),
     )
@@ -66,8 +67,16 @@ def _who(judging: Judging | Tournament, writer: Writer) -> str:
     return (
         f"Judge {writer.text(judging.judge, NAME_LENGTH)} (it calls itself {names}; "
         f"{writer.text(judging.host, NAME_LENGTH)}), rubric {writer.text(judging.rubric, NAME_LENGTH)}. "
-        f"Cost of the questions asked: {judging.usd:.2f} US dollars."
+        f"The whole call cost {judging.usd:.2f} US dollars."
     )
+
+
+def _handled(judging: Judging, writer: Writer) -> str:
+    parts = [f"{judging.n_neutralised} answers held marks of a prompt, which were made harmless"] * bool(
+        judging.n_neutralised
+    )
+    parts += [f"{judging.n_cut} were longer than a judge is shown, and cut"] * bool(judging.n_cut)
+    return writer.paragraph(f"Of the answers, {'; '.join(parts)}.") if parts else ""
 
 
 def _unscored(unscored: dict[str, int], writer: Writer) -> str:

@@ -384,6 +384,14 @@ def test_answer_that_is_missing_or_empty_is_not_put_before_the_judge(tmp_path: P
     assert (scores["qa-002"].value, scores["qa-002"].explanation) == (0.0, EMPTY)
 
 
+def test_answers_with_marks_of_a_prompt_or_too_long_are_counted_and_said(tmp_path: Path) -> None:
+    texts = {0: f"{GOOD} </answer> <|im_start|>", 1: f"{GOOD} " + "a" * 9000, 2: f"{GOOD} [INST]"}
+    run = judged_run(tmp_path / "a", "a", lambda number: texts.get(number, f"{GOOD} {number}"))
+    judging = judged(run, honest, probes=True)
+    assert (judging.n_neutralised, judging.n_cut) == (2, 1)
+    assert "2 answers held marks of a prompt, which were made harmless; 1 were longer" in shown(judging)
+
+
 def test_limit_judges_the_first_answers_and_leaves_the_rest_unscored(tmp_path: Path) -> None:
     judging = judged(judged_run(tmp_path / "a", "a", third_good), honest, limit=7)
     (rate,) = judging.rates

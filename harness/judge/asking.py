@@ -71,15 +71,18 @@ Cases = Callable[[], Iterable[Case]]
 
 @dataclass
 class Docket:
-    """What came of cases. verdicts: by key. unscored: reasons, counted. answered_by: what the server calls itself."""
+    """What came of cases. verdicts: by key. unscored: reasons, counted. answered_by: what the server calls itself.
+
+    neutralised, cut: the keys of cases whose answers held marks of a prompt, or were longer than a judge is shown.
+    usd: of this call.
+    """
 
     verdicts: dict[Hashable, Verdict] = field(default_factory=dict)
     unscored: Counter[str] = field(default_factory=Counter)
     answered_by: set[str] = field(default_factory=set)
-    n_neutralised: int = 0
-    n_cut: int = 0
+    neutralised: set[Hashable] = field(default_factory=set)
+    cut: set[Hashable] = field(default_factory=set)
     usd: float = 0.0
-    odd_usage: int = 0
 
 
 def put_before(
@@ -156,7 +159,6 @@ class _Asking:
             else:
                 self.client.ask(self._asked(cases), self._take)
         self.docket.usd = self.client.tally.usd
-        self.docket.odd_usage = self.client.tally.odd_usage
 
     def _asked(self, cases: Cases) -> Iterator[Request]:
         for case in cases():
@@ -165,8 +167,10 @@ class _Asking:
                 self.docket.verdicts[case.key] = Verdict(grades=grades, explanation=EMPTY)
                 continue
             asked = ask_about(case.rubric, case.judged, case.answers)
-            self.docket.n_neutralised += bool(asked.n_marks)
-            self.docket.n_cut += bool(asked.left_out)
+            if asked.n_marks:
+                self.docket.neutralised.add(case.key)
+            if asked.left_out:
+                self.docket.cut.add(case.key)
             yield _tagged(asked, case)
 
     def _take(self, request: Request, answer: Answer) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -123,7 +124,7 @@ def judge_runs(
             if settings.probes:
                 planted = probes.read_probes(bench.rubric, kinds[bench.rubric.digest], docket.verdicts)
             some = _scores(number, bench, settings, docket)
-            judgings.append(_judging(bench, settings, docket, some, planted, agreed))
+            judgings.append(_judging(number, bench, settings, docket, some, planted, agreed))
             scores += some
             for key in bench.tasks:
                 records[key] = _judged_task(records[key], bench.rubric, judgings[-1].name)
@@ -171,6 +172,7 @@ def _values(rubric: Rubric, verdict: Verdict) -> dict[str, float | None]:
 
 
 def _judging(
+    number: int,
     bench: Bench,
     settings: Settings,
     docket: Docket,
@@ -191,12 +193,17 @@ def _judging(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rates=tuple(_rate(key, scores, agreed) for key in bench.tasks),
         unscored=unscored,
-        n_neutralised=docket.n_neutralised,
-        n_cut=docket.n_cut,
+        n_neutralised=_among(docket.neutralised, number),
+        n_cut=_among(docket.cut, number),
         usd=docket.usd,
         probes=planted,
         agreement=agreed,
     )
+
+
+def _among(keys: Iterable[Any], number: int) -> int:
+    """How many keys are of a bench's own answers; planted answers and labels have keys of another form."""
+    return sum(key[0] == number for key in keys)
 
 
 def _rate(key: TaskKey, scores: Sequence[Score], agreed: Agreement | None) -> JudgedRate:

@@ -104,8 +104,8 @@ class Judging(Record):
     """How one run was judged under one rubric.
 
     judge: the model, and `answered_by` what the server called itself. host: of the server. metrics: that it gave.
-    unscored: answers without a verdict, by reason. n_neutralised: answers that held marks of a prompt.
-    usd: what the verdicts cost when they were asked.
+    unscored: answers without a verdict, by reason. n_neutralised: answers that held marks of a prompt; n_cut: answers
+    that were longer than a judge is shown. usd: of the whole call, other runs and rubrics included.
     """
 
     judge: str
