@@ -414,11 +414,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 def outcome(bank: Bank, out: Path) -> Counter[tuple[str, str]]:
     """(kind, what became of it) of every row that was given out."""
-    kept = {
-        (each["instruction"], each["output"])
-        for name in ("train", "validation")
-        for each in read(out / f"{name}.jsonl")
-    }
+    kept = {(each["instruction"], each["output"]) for each in rows_of(out)}
     refused = {
         (each["candidate"]["instruction"], each["candidate"]["output"]): each["reason"]
         for each in read(out / "rejects.jsonl")
