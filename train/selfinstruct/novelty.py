@@ -1,4 +1,4 @@
-"""Which texts are new: ROUGE-L against every text that was kept, exact, and near linear in how many there are.
+"""Which texts are new: ROUGE-L against every text that was kept, exact, in time that grows about as n to 1.5.
 
 ROUGE-L F1 of two texts of m and n words with a longest common subsequence of L is 2L / (m + n) (Lin 2004). It is above
 a threshold t only where more than t (m + n) / 2 words are common at all; so, the words of both sorted by one order,
