@@ -14,15 +14,12 @@ billed and stays counted at its worst price.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from harness.database import open_database
-from harness.errors import disk_faults
+from harness.database import Database
 
 LEDGER = "calls.sqlite"
 
@@ -48,35 +45,14 @@ class PendingBatch:
     keys: tuple[str, ...]
 
 
-class Ledger:
+class Ledger(Database):
     """What was asked of paid servers, for any number of jobs. Use as a context manager, from one thread at a time.
 
     Raises RecordError for a file that isn't a ledger or is newer, DiskFullError.
     """
 
     def __init__(self, path: Path):
-        self.path = Path(path)
-        self._db = open_database(self.path, "ledger of calls", _TABLES)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with disk_faults(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        super().__init__(path, "ledger of calls", _TABLES)
 
     # Money.
 
@@ -126,13 +102,7 @@ class Ledger:
 
     def get(self, keys: Iterable[str]) -> dict[str, Any]:
         """The stored answers among the keys asked for."""
-        found: dict[str, Any] = {}
-        wanted = list(keys)
-        for start in range(0, len(wanted), 500):  # SQLite takes a limited number of parameters a statement.
-            part = wanted[start : start + 500]
-            rows = self._db.execute(f"SELECT key, answer FROM answers WHERE key IN ({','.join('?' * len(part))})", part)
-            found.update({key: json.loads(answer) for key, answer in rows})
-        return found
+        return self._documents("SELECT key, answer FROM answers WHERE key IN", keys)
 
     def count(self) -> int:
         """How many answers are kept."""

@@ -13,10 +13,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from harness.database import open_database
+from harness.database import Database
 from harness.errors import disk_faults
 from harness.records import digest
 
@@ -35,23 +34,14 @@ def request_key(kind: str, arguments: Sequence[Any]) -> str:
     return digest([kind, list(arguments)])
 
 
-class Store:
+class Store(Database):
     """The answers of any number of models. Use as a context manager.
 
     Raises RecordError for a file that isn't a store or is newer, DiskFullError.
     """
 
     def __init__(self, path: Path):
-        self.path = Path(path)
-        self._db = open_database(self.path, "store of answers", _TABLES)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._db.close()
+        super().__init__(path, "store of answers", _TABLES)
 
     def remember_model(self, model_key: str, identity: Mapping[str, Any]) -> None:
         """Keeps what a model_key stands for, for people who look into the file."""
@@ -63,32 +53,14 @@ class Store:
 
     def get(self, model_key: str, keys: Iterable[str]) -> dict[str, Any]:
         """The stored answers among the keys asked for."""
-        found = {}
-        wanted = list(keys)
-        # SQLite takes a limited number of parameters a statement.
-        for start in range(0, len(wanted), 500):
-            part = wanted[start : start + 500]
-            marks = ",".join("?" * len(part))
-            rows = self._db.execute(
-                f"SELECT request_key, answer FROM answers WHERE model_key=? AND request_key IN ({marks})",
-                (model_key, *part),
-            )
-            found.update({key: json.loads(answer) for key, answer in rows})
-        return found
+        select = "SELECT request_key, answer FROM answers WHERE model_key=? AND request_key IN"
+        return self._documents(select, keys, model_key)
 
     def put(self, model_key: str, answers: Mapping[str, Any]) -> None:
         """Writes a batch of answers in one transaction; raises DiskFullError and writes none of it."""
         rows = [(model_key, key, json.dumps(answer)) for key, answer in answers.items()]
-        with disk_faults(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
-                self._db.execute("COMMIT")
-            except BaseException:
-                # After some errors SQLite has rolled back by itself.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
 
     def count(self, model_key: str | None = None) -> int:
         """How many answers are kept, of one model or of all."""

@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from harness.database import open_database
+from harness.database import Database
 from harness.errors import RecordError, UsageError, UzBenchError, disk_faults
 from harness.files import write_json, write_jsonl
 from harness.ledger import LEDGER, Ledger
@@ -124,12 +124,11 @@ CREATE TABLE IF NOT EXISTS requests (
 """
 
 
-class _Journal:
+class _Journal(Database):
     """The requests of a run as they were sent. status: NULL, or "failed" where no answer could be had."""
 
     def __init__(self, path: Path, key: str):
-        self._db = open_database(path, "journal of requests", _TABLES)
-        self.path = path
+        super().__init__(path, "journal of requests", _TABLES)
         known = self._db.execute("SELECT key FROM run").fetchone()
         if known is None:
             self._db.execute("INSERT INTO run VALUES (?)", (key,))
@@ -138,9 +137,6 @@ class _Journal:
             raise RecordError(
                 f"{path.parent} holds a run of another model, other settings or other seeds. Name another: --out DIR"
             )
-
-    def close(self) -> None:
-        self._db.close()
 
     def note(self, cell: Cell, messages: Sequence[tuple[str, str]]) -> int:
         """Writes down a request; returns its number."""
@@ -179,30 +175,26 @@ def generate(choices: Choices, *, progress: bool = False) -> Generated:
     wanted, seeds = read_settings(choices.settings), read_seeds(choices.seeds or SEEDS)
     key = digest([choices.model, choices.base_url, wanted.digest, file_digest(choices.seeds or SEEDS), choices.seed])
     choices.out.mkdir(parents=True, exist_ok=True)
-    journal = _Journal(choices.out / REQUESTS, key)
-    try:
-        with Ledger(choices.out / LEDGER) as ledger:
-            client = Client(
-                choices.model,
-                ledger,
-                job="generate",
-                base_url=choices.base_url,
-                max_usd=choices.max_usd,
-                concurrency=choices.concurrency,
-                timeout_s=choices.timeout_s,
-                tries=choices.tries,
-                backoff_s=choices.backoff_s,
-                prices=choices.prices,
-            )
-            run = _Run(choices, wanted, seeds, key, journal, client, progress)
-            try:
-                run.go()
-            except (UzBenchError, KeyboardInterrupt):
-                run.write()
-                raise
-            return run.write()
-    finally:
-        journal.close()
+    with _Journal(choices.out / REQUESTS, key) as journal, Ledger(choices.out / LEDGER) as ledger:
+        client = Client(
+            choices.model,
+            ledger,
+            job="generate",
+            base_url=choices.base_url,
+            max_usd=choices.max_usd,
+            concurrency=choices.concurrency,
+            timeout_s=choices.timeout_s,
+            tries=choices.tries,
+            backoff_s=choices.backoff_s,
+            prices=choices.prices,
+        )
+        run = _Run(choices, wanted, seeds, key, journal, client, progress)
+        try:
+            run.go()
+        except (UzBenchError, KeyboardInterrupt):
+            run.write()
+            raise
+        return run.write()
 
 
 class _Run:
