@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from harness.errors import NetworkError, UsageError
 from harness.ledger import PendingBatch
-from harness.openai_client import Answer, BudgetError, Client, Refused, Request, Take, TryAgain, run_alone
+from harness.openai_client import Answer, Client, Refused, Request, Take, TryAgain, run_alone
 
 MOST_LINES, MOST_BYTES = 50_000, 180_000_000
 """What the server takes in one batch: 50,000 lines and 200 MB."""
@@ -58,6 +58,20 @@ def ask_in_batches(
     Raises BudgetError where the cap leaves room for nothing more, NetworkError, UsageError.
     """
     run_alone(_Batches(client, requests, take, poll_s, report).run(rounds))
+
+
+def ask_with_bar(
+    client: Client, requests: Iterable[Request], take: Take, bar: Any, *, batch: bool, poll_s: float
+) -> None:
+    """Asks side by side, or by batches; a bar of tqdm says how a batch stands. Raises what either way raises."""
+
+    def report(waiting: Waiting) -> None:
+        bar.set_description(f"batch {waiting.status}, {waiting.done} of {waiting.n}")
+
+    if batch:
+        ask_in_batches(client, requests, take, poll_s=poll_s, report=report)
+    else:
+        client.ask(requests, take)
 
 
 class _Batches:
@@ -112,11 +126,7 @@ class _Batches:
                 break
             taken.append(key)
         if not taken:
-            raise BudgetError(
-                f"--max-usd {client.max_usd:g} is reached: {client.spent():.4f} US dollars are spent or reserved, and "
-                f"the next request may cost {usd:.4f}. What was answered is kept; name a higher cap and type the same "
-                "command again."
-            )
+            raise client.over_budget(usd)
         return taken
 
     def _worst(self, key: str) -> float:
@@ -132,8 +142,7 @@ class _Batches:
         usd = sum(map(self._worst, keys))
         spending = client.ledger.open_batch(client.job, uid, keys, usd, client.max_usd)
         if spending is None:
-            raise BudgetError(f"--max-usd {client.max_usd:g} is reached: another process spends on this job too.")
-        client.tally.asked += len(keys)
+            raise client.over_budget(usd)  # Another process spends on this job too.
         content = b"".join(map(self._line, keys))
         file = await self._steady(lambda: self.api.files.create(file=("batch.jsonl", content), purpose="batch"))
 
@@ -215,14 +224,13 @@ class _Batches:
     async def _steady(self, call: Callable[[], Awaitable[T]]) -> T:
         """A call that is tried again while that may help."""
         client = self.client
-        for attempt in range(client.tries):
+        for attempt in range(1, client.tries + 1):
             try:
                 with client.faults():
                     return await call()
             except TryAgain as again:
                 reason = str(again)
-                client.tally.retried += 1
-                await asyncio.sleep(again.pause_s or min(60.0, client.backoff_s * 2**attempt))
+                await asyncio.sleep(again.pause_s or client.backoff(attempt))
             except Refused as refused:
                 raise UsageError(f"The server refuses the batch ({refused}).") from None
         raise NetworkError(f"The server gives no answers ({reason}). What was handed in is kept; type the same again.")

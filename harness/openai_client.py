@@ -1,7 +1,7 @@
 """The one home of `openai`: asks a server that speaks OpenAI's protocol, quickly, once, and never for more than a cap.
 
-    with Client("gpt-4o", ledger, job="judge", max_usd=5.0) as client:
-        client.ask(requests, take)          # take(request, answer), in the order in which answers come
+    client = Client("gpt-4o", ledger, job="judge", max_usd=5.0)
+    client.ask(requests, take)          # take(request, answer), in the order in which answers come
 
 What a call does, in this order: looks into the ledger, where an answer that was paid for is never asked again; waits
 its turn (harness.limits); reserves its worst price (harness.ledger); asks; tries again where trying can help. From
@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -35,9 +34,6 @@ from harness.records import digest
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_URL = "https://api.openai.com/v1"
-
-STRUCTURED = ("auto", "schema", "none")
-"""Whether a request's schema is handed to the server: where it takes one, always, or never."""
 
 RETRIED = (408, 409, 429)
 """Statuses under 500 that asking again may change; the rest of 4xx are answers."""
@@ -135,10 +131,8 @@ class Answer:
 class Tally:
     """What a client has done so far. usd: of this process's calls; odd_usage: answers whose counts can't be true."""
 
-    asked: int = 0
     stored: int = 0
     failed: int = 0
-    retried: int = 0
     usd: float = 0.0
     odd_usage: int = 0
 
@@ -158,19 +152,26 @@ Take = Callable[[Request, Answer], None]
 
 
 class TryAgain(Exception):
-    """A call that may go better the next time. pause_s: what the server asked for; reached: it got that far."""
+    """A call that may go better the next time.
 
-    def __init__(self, reason: str, *, pause_s: float | None = None, reached: bool = True) -> None:
+    pause_s: what the server asked for. too_fast: it says that it is asked too much. reached: what was asked may have
+    been computed, and billed.
+    """
+
+    def __init__(
+        self, reason: str, *, pause_s: float | None = None, too_fast: bool = False, reached: bool = True
+    ) -> None:
         super().__init__(reason)
-        self.pause_s, self.reached = pause_s, reached
+        self.pause_s, self.too_fast, self.reached = pause_s, too_fast, reached
 
 
 class Client:
-    """Asks one model of one server. Use as a context manager, from one thread.
+    """Asks one model of one server, from one thread.
 
     job: whose money is spent; a cap counts what earlier processes spent on it. max_usd: US dollars, None for no cap.
     concurrency: calls at once. timeout_s: a call's, after which it is tried again. tries: of one request.
-    backoff_s: the first pause between tries; it doubles. prices: a table in place of the one that ships.
+    backoff_s: the first pause between tries; it doubles. structured: whether a request's schema is handed to the
+    server: "auto" where it takes one, "schema" always, "none" never. prices: a table in place of the one that ships.
     Raises UsageError for a missing key or an unknown price.
     """
 
@@ -197,19 +198,12 @@ class Client:
         self.base_url = checked_url(base_url) if base_url else OPENAI_URL
         self.concurrency, self.timeout_s, self.tries, self.backoff_s = concurrency, timeout_s, tries, backoff_s
         table = read_prices(prices)
+        self._priced = table.as_of
         self.price = table.of(model, self.base_url)
         self.batch_price = self.price.scaled(table.batch_discount)
         self.tally = Tally()
         self._structured = structured
         self._key = _read_key(self.base_url)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing stays open between calls of `ask`."""
 
     # What is asked.
 
@@ -249,9 +243,25 @@ class Client:
         usd = (tokens_in * price.input + tokens_out * price.output) / 1_000_000
         return Estimate(n, n - n_left, tokens_in, tokens_out, usd)
 
+    def outlook(self, usd: float) -> str:
+        """What something will probably cost, and the cap, in words. usd: the estimate."""
+        cost = f"about {usd:.2f} US dollars at the prices of {self._priced}" if self.price.input else "no price"
+        return cost if self.max_usd is None else f"{cost}, never more than {self.max_usd:g}"
+
     def spent(self) -> float:
         """US dollars of this job so far, reserved ones and those of earlier processes included."""
         return self.ledger.spent(self.job)
+
+    def over_budget(self, usd: float) -> BudgetError:
+        """The error that the cap leaves no room for what may cost so much."""
+        return BudgetError(
+            f"--max-usd {self.max_usd:g} is reached: {self.spent():.4f} US dollars are spent or reserved, and the next "
+            f"call may cost {usd:.4f}. What was answered is kept; name a higher cap and type the same command again."
+        )
+
+    def backoff(self, attempt: int) -> float:
+        """Seconds to wait after so many tries, where the server doesn't say."""
+        return min(LONGEST_BACKOFF_S, self.backoff_s * 2 ** (attempt - 1))
 
     # Asking.
 
@@ -349,9 +359,7 @@ class Client:
             return UsageError(f"{FATAL[status]} It says: {said}")
         if status in RETRIED or status >= 500:
             pause = retry_after(error.response.headers)
-            found = TryAgain(f"HTTP {status}", pause_s=pause, reached=False)
-            found.status = status  # type: ignore[attr-defined]
-            return found
+            return TryAgain(f"HTTP {status}", pause_s=pause, too_fast=status in (429, 503), reached=False)
         return Refused(status, said)
 
     def takes_no_schema(self, refused: Refused) -> bool:
@@ -433,16 +441,16 @@ class _Asking:
     async def _asked(self, key: str, request: Request) -> Answer | None:
         client, reason = self.client, ""
         tokens = most_tokens([text for _, text in request.messages]) / 3 + request.max_tokens
-        attempt = 0
+        worst, attempt = client.worst_usd(request), 0
         while attempt < client.tries and not self.stop:
             await self.limits.enter(tokens)
             body = client.body(request)
             try:
-                spending = await self._reserve(client.worst_usd(request))
+                spending = await self._reserve(worst)
                 if spending is None:
                     return None
                 try:
-                    return await self._attempt(key, request, body, spending)
+                    return await self._attempt(key, request, body, worst, spending)
                 finally:
                     self.reserved -= 1
                     self.settled.set()
@@ -453,7 +461,6 @@ class _Asking:
             except TryAgain as again:
                 attempt += 1
                 reason = str(again)
-                client.tally.retried += 1
                 pause = self._pause(attempt, again)
             except UzBenchError as error:
                 self.stop = self.stop or error
@@ -468,8 +475,8 @@ class _Asking:
 
     def _pause(self, attempt: int, again: TryAgain) -> float:
         """Seconds before the next try: what the server asked for, else doubled each time, and never all at once."""
-        backoff = min(LONGEST_BACKOFF_S, self.client.backoff_s * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-        if getattr(again, "status", None) in (429, 503):
+        backoff = self.client.backoff(attempt) * random.uniform(0.5, 1.0)
+        if again.too_fast:
             self.limits.refused(backoff if again.pause_s is None else again.pause_s)
         if again.pause_s is None:
             return backoff
@@ -484,22 +491,16 @@ class _Asking:
                 self.reserved += 1
                 return spending
             if not self.reserved:
-                self.stop = BudgetError(
-                    f"--max-usd {client.max_usd:g} is reached: {client.spent():.4f} US dollars are spent or reserved, "
-                    f"and the next call may cost {usd:.4f}. What was answered is kept; name a higher cap and type the "
-                    "same command again."
-                )
+                self.stop = client.over_budget(usd)
                 return None
             # What is under way was reserved at its worst: settled, it leaves room.
             self.settled.clear()
             await self.settled.wait()
         return None
 
-    async def _attempt(self, key: str, request: Request, body: dict[str, Any], spending: int) -> Answer:
+    async def _attempt(self, key: str, request: Request, body: dict[str, Any], worst: float, spending: int) -> Answer:
         """One call. Raises TryAgain, Refused, UzBenchError; the money is settled in every case."""
         client, ledger = self.client, self.client.ledger
-        client.tally.asked += 1
-        worst = client.worst_usd(request)
         try:
             with client.faults():
                 # The library's `create` looks through every value of what is sent, which takes longer than sending it.

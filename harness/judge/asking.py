@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from harness.errors import UsageError
-from harness.judge.prompts import Asked, ask_about
+from harness.judge.prompts import ask_about
 from harness.judge.rubrics import Rubric
 from harness.judge.verdicts import Verdict, read_verdict
 from harness.ledger import LEDGER, Ledger
-from harness.openai_batch import Waiting, ask_in_batches
-from harness.openai_client import Answer, Client, Estimate, Request
-from harness.prices import read_prices
+from harness.openai_batch import ask_with_bar
+from harness.openai_client import OPENAI_URL, Answer, Client, Estimate, Request
 from harness.records import digest
 from tasks_uz.judged import Judged
 
@@ -71,14 +69,13 @@ Cases = Callable[[], Iterable[Case]]
 
 @dataclass
 class Docket:
-    """What came of cases. verdicts: by key. unscored: reasons, counted. answered_by: what the server calls itself.
+    """What came of cases. verdicts: by key. answered_by: what the server calls itself.
 
     neutralised, cut: the keys of cases whose answers held marks of a prompt, or were longer than a judge is shown.
     usd: of this call.
     """
 
     verdicts: dict[Hashable, Verdict] = field(default_factory=dict)
-    unscored: Counter[str] = field(default_factory=Counter)
     answered_by: set[str] = field(default_factory=set)
     neutralised: set[Hashable] = field(default_factory=set)
     cut: set[Hashable] = field(default_factory=set)
@@ -118,7 +115,7 @@ def put_before(
 
 def host_of(settings: Settings) -> str:
     """What records say of where a judge was asked."""
-    return urlsplit(settings.base_url).netloc if settings.base_url else "api.openai.com"
+    return urlsplit(settings.base_url or OPENAI_URL).netloc
 
 
 def _requests(cases: Cases) -> Iterator[Request]:
@@ -134,30 +131,25 @@ def _is_empty(case: Case) -> bool:
 
 def _said(estimate: Estimate, client: Client, settings: Settings) -> str:
     known = f", {estimate.n_stored} of them answered before" if estimate.n_stored else ""
-    priced = read_prices(settings.prices).as_of
-    cost = f"about {estimate.usd:.2f} US dollars at the prices of {priced}" if client.price.input else "no price"
     over = " The cap may stop it on the way; what is answered is kept." if estimate.usd > settings.max_usd else ""
     return (
         f"{settings.judge}: {estimate.n} questions{known}; {estimate.input_tokens:,.0f} tokens in, "
-        f"{estimate.output_tokens:,.0f} out, {cost}, never more than {settings.max_usd:g}.{over}"
+        f"{estimate.output_tokens:,.0f} out, {client.outlook(estimate.usd)}.{over}"
     )
 
 
 class _Asking:
     def __init__(self, client: Client, docket: Docket, settings: Settings, progress: bool) -> None:
         self.client, self.docket, self.settings, self.progress = client, docket, settings, progress
+        self.n_unscored = 0
 
     def run(self, cases: Cases, estimate: Estimate) -> None:
         from tqdm import tqdm
 
         self.bar = tqdm(total=estimate.n, unit="q", disable=not self.progress, desc="judging", file=sys.stderr)
         with self.bar:
-            if self.settings.batch:
-                ask_in_batches(
-                    self.client, self._asked(cases), self._take, poll_s=self.settings.poll_s, report=self._report
-                )
-            else:
-                self.client.ask(self._asked(cases), self._take)
+            batch, poll_s = self.settings.batch, self.settings.poll_s
+            ask_with_bar(self.client, self._asked(cases), self._take, self.bar, batch=batch, poll_s=poll_s)
         self.docket.usd = self.client.tally.usd
 
     def _asked(self, cases: Cases) -> Iterator[Request]:
@@ -171,22 +163,14 @@ class _Asking:
                 self.docket.neutralised.add(case.key)
             if asked.left_out:
                 self.docket.cut.add(case.key)
-            yield _tagged(asked, case)
+            yield replace(asked.request, tag=(case.key, case.rubric, asked.check))
 
     def _take(self, request: Request, answer: Answer) -> None:
         key, rubric, check = request.tag
         verdict = read_verdict(answer, rubric, check)
         self.docket.verdicts[key] = verdict
-        if verdict.reason is not None:
-            self.docket.unscored[verdict.reason] += 1
+        self.n_unscored += verdict.reason is not None
         if answer.model:
             self.docket.answered_by.add(answer.model)
         self.bar.update()
-        self.bar.set_postfix(usd=f"{self.client.tally.usd:.2f}", unscored=sum(self.docket.unscored.values()))
-
-    def _report(self, waiting: Waiting) -> None:
-        self.bar.set_description(f"batch {waiting.status}, {waiting.done} of {waiting.n}")
-
-
-def _tagged(asked: Asked, case: Case) -> Request:
-    return replace(asked.request, tag=(case.key, case.rubric, asked.check))
+        self.bar.set_postfix(usd=f"{self.client.tally.usd:.2f}", unscored=self.n_unscored)

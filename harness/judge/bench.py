@@ -118,7 +118,7 @@ def measure(n: int, concurrency: int, latency_s: float) -> dict[str, Any]:
             seconds = time.perf_counter() - begun
         held.append(memory_mib())
         assert len(docket.verdicts) == n
-        assert not docket.unscored
+        assert not [verdict.reason for verdict in docket.verdicts.values() if verdict.reason]
         return {
             "n": n,
             "concurrency": concurrency,

@@ -20,7 +20,7 @@ import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -31,9 +31,8 @@ from harness.database import Database
 from harness.errors import RecordError, UsageError, UzBenchError, disk_faults
 from harness.files import write_json, write_jsonl
 from harness.ledger import LEDGER, Ledger
-from harness.openai_batch import Waiting, ask_in_batches
-from harness.openai_client import Answer, Client, Request
-from harness.prices import read_prices
+from harness.openai_batch import ask_with_bar
+from harness.openai_client import Answer, Client, Request, Take
 from harness.provenance import file_digest
 from harness.records import Record, digest
 from train.contamination import eval_index
@@ -237,9 +236,9 @@ class _Run:
         self._say()
         self.bar = tqdm(total=self.choices.n, unit="row", desc="kept", file=sys.stderr, disable=not self.progress)
         with self.bar:
-            self._ask(self._old_requests)
+            self._ask(self._old_requests(), self._take)
             while len(self.kept) < self.choices.n:
-                self._ask(self._new_requests)
+                self._ask(self._new_requests(), self._take)
                 self._check_hope()
                 if self.choices.quality and len(self.kept) >= self.choices.n:
                     self._grade()
@@ -279,14 +278,9 @@ class _Run:
             yield self._request(self.journal.note(cell, messages), cell, messages)
             n += 1
 
-    def _ask(self, requests: Callable[[], Iterator[Request]]) -> None:
-        if self.choices.batch:
-            ask_in_batches(self.client, requests(), self._take, poll_s=self.choices.poll_s, report=self._report)
-        else:
-            self.client.ask(requests(), self._take)
-
-    def _report(self, waiting: Waiting) -> None:
-        self.bar.set_description(f"batch {waiting.status}, {waiting.done} of {waiting.n}")
+    def _ask(self, requests: Iterator[Request], take: Take) -> None:
+        batch, poll_s = self.choices.batch, self.choices.poll_s
+        ask_with_bar(self.client, requests, take, self.bar, batch=batch, poll_s=poll_s)
 
     def _take(self, request: Request, answer: Answer) -> None:
         if answer.error is not None:
@@ -295,11 +289,11 @@ class _Run:
         while self.next_number in self.waiting:
             self._read(self.next_number, self.waiting.pop(self.next_number))
             self.next_number += 1
-        total = len(self.kept) + len(self.rejected)
+        total, spent = len(self.kept) + len(self.rejected), self.client.spent()
         rate = f"{len(self.kept) / total:.0%}" if total else ""
-        left = self.client.spent() * (self.choices.n / max(1, len(self.kept)) - 1)
+        left = spent * (self.choices.n / max(1, len(self.kept)) - 1)
         self.bar.n = min(len(self.kept), self.choices.n)
-        self.bar.set_postfix(accepted=rate, usd=f"{self.client.spent():.2f}", usd_to_come=f"{max(0, left):.2f}")
+        self.bar.set_postfix(accepted=rate, usd=f"{spent:.2f}", usd_to_come=f"{max(0, left):.2f}")
 
     # Reading.
 
@@ -373,10 +367,7 @@ class _Run:
         def take(request: Request, answer: Answer) -> None:
             grades[request.tag] = _lowest(answer.text, keys)
 
-        if self.choices.batch:
-            ask_in_batches(self.client, requests(), take, poll_s=self.choices.poll_s, report=self._report)
-        else:
-            self.client.ask(requests(), take)
+        self._ask(requests(), take)
         kept = []
         for place, each in enumerate(self.kept):
             lowest = grades.get(place)
@@ -406,12 +397,10 @@ class _Run:
         usd = found.usd / len(sample) * n
         spent = self.client.spent()
         before = f", {spent:.2f} of it spent before" if spent else ""
-        cap = f"never more than {self.choices.max_usd:g}{before}"
         over = " The cap may stop it on the way; what is kept then is written." if usd > self.choices.max_usd else ""
-        cost = f"about {usd:.2f} US dollars at the prices of {read_prices(self.choices.prices).as_of}"
         print(
             f"{self.choices.model}: about {n:,} requests for {self.choices.n:,} rows, "
-            f"{cost if self.client.price.input else 'no price'}, {cap}.{over}",
+            f"{self.client.outlook(usd)}{before}.{over}",
             file=sys.stderr,
         )
 
