@@ -148,15 +148,4 @@ def _samples(task: Asked) -> list[Sample]:
 
 
 def _score(sample: Sample, metric: str, value: float | None) -> Score:
-    return Score(
-        task=sample.task,
-        orthography=sample.orthography,
-        prompt_id=sample.prompt_id,
-        item_id=sample.item_id,
-        group=sample.group,
-        occurrence=sample.occurrence,
-        doc_hash=sample.doc_hash,
-        metric=metric,
-        value=value,
-        unscored_reason="no answer" if value is None else None,
-    )
+    return Score.of(sample, metric, value, "no answer" if value is None else None)

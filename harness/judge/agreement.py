@@ -66,13 +66,11 @@ def corrected_rate(
 
     judged: the share passed. n: answers judged; where they share passages, as many independent ones as they are worth.
     """
-    if not sensitivity.n or not specificity.n:
-        return "the labels have no answer that people " + ("accept" if not sensitivity.n else "refuse")
-    found = _adjusted(sensitivity), _adjusted(specificity)
-    (q1, v1), (q0, v0) = found
+    known = _believed(sensitivity, specificity)
+    if isinstance(known, str):
+        return known
+    (q1, v1), (q0, v0) = known
     slope = q1 + q0 - 1
-    if slope - Z * math.sqrt(v1 + v0) <= 0:
-        return "the judge doesn't surely tell right from wrong better than chance"
     raw = (judged + _value(specificity) - 1) / (_value(sensitivity) + _value(specificity) - 1)
     n_more = n + Z**2
     p = (n * judged + Z**2 / 2) / n_more
@@ -91,15 +89,24 @@ def corrected_difference(
     delta, stderr: of the judged shares, paired. A judge's errors pull two models together: the true difference is
     larger than the judged by 1 / (sensitivity + specificity - 1), which is itself known with an error.
     """
-    if not sensitivity.n or not specificity.n:
-        return "the labels have no answer that people " + ("accept" if not sensitivity.n else "refuse")
-    (q1, v1), (q0, v0) = _adjusted(sensitivity), _adjusted(specificity)
+    known = _believed(sensitivity, specificity)
+    if isinstance(known, str):
+        return known
+    (q1, v1), (q0, v0) = known
     slope = q1 + q0 - 1
-    if slope - Z * math.sqrt(v1 + v0) <= 0:
-        return "the judge doesn't surely tell right from wrong better than chance"
     found = delta / slope
     spread = Z * math.sqrt(stderr**2 + found**2 * (v1 + v0)) / slope
     return float(np.clip(found, -1, 1)), (float(max(-1, found - spread)), float(min(1, found + spread)))
+
+
+def _believed(sensitivity: Share, specificity: Share) -> tuple[tuple[float, float], tuple[float, float]] | str:
+    """Sensitivity and specificity, each with its variance; or why a judge of such can't be corrected."""
+    if not sensitivity.n or not specificity.n:
+        return "the labels have no answer that people " + ("accept" if not sensitivity.n else "refuse")
+    (q1, v1), (q0, v0) = _adjusted(sensitivity), _adjusted(specificity)
+    if q1 + q0 - 1 - Z * math.sqrt(v1 + v0) <= 0:
+        return "the judge doesn't surely tell right from wrong better than chance"
+    return (q1, v1), (q0, v0)
 
 
 def _adjusted(found: Share) -> tuple[float, float]:

@@ -18,11 +18,12 @@ from harness.files import write_json, write_jsonl
 from harness.judge import probes, rubrics
 from harness.judge.agreement import share
 from harness.judge.asking import Case, Docket, Settings, host_of, put_before
-from harness.judge.pointwise import TaskKey, described, with_scores
+from harness.judge.pointwise import described, with_scores
 from harness.judge.preferences import bootstrap_win_rates, bradley_terry, field_win_rates, length_controlled
 from harness.judge.records import PAIRWISE, PREFERENCE, Match, Strength, Tournament
 from harness.judge.rubrics import Rubric
 from harness.judge.verdicts import Verdict
+from harness.metrics import TaskKey, by_task
 from harness.records import Sample, Score, digest
 from harness.runs import RunDirectory
 from harness.scoring import NO_ANSWER
@@ -32,19 +33,40 @@ PAIRS = "pairs.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """One question that all runs answered. samples: their answers, in the order of the runs."""
+
+    key: TaskKey
+    judged: Judged
+    samples: tuple[Sample, ...]
+
+    def of(self, runs: tuple[int, int]) -> tuple[Sample, Sample]:
+        """The answers of two of the runs."""
+        return self.samples[runs[0]], self.samples[runs[1]]
+
+
+@dataclass(frozen=True, slots=True)
 class Game:
-    """One question that two runs answered. number: of the two runs, as their places. got: what the second got of 1,
-    None where there is no verdict (`reason`). orders: what stood first won, in the first order and the second, None
-    where nothing was asked."""
+    """Two answers to one question. runs: whose, as places.
+
+    got: what the second got of 1, None where there is no verdict (`reason`). first_won: whether what stood first won,
+    in either order, None for a tie; None where nothing was asked.
+    """
 
     runs: tuple[int, int]
-    key: TaskKey
-    samples: tuple[Sample, Sample]
-    judged: Judged
+    question: Question
     got: float | None
     reason: str | None
     first_won: tuple[bool | None, bool | None] | None
     explanation: str = ""
+
+    @property
+    def key(self) -> TaskKey:
+        return self.question.key
+
+    @property
+    def samples(self) -> tuple[Sample, Sample]:
+        return self.question.of(self.runs)
 
 
 def pairwise_rubric(settings: Settings) -> Rubric:
@@ -67,64 +89,60 @@ def judge_pairs(
     pairwise.json, and pairs.jsonl for preference tuning. Raises UnpairedError, UsageError, BudgetError, NetworkError.
     """
     rubric = pairwise_rubric(settings)
-    together = [(one, two, _together(runs[one], runs[two], rubric)) for one, two in combinations(range(len(runs)), 2)]
-    if not any(each for *_, each in together):
-        raise UsageError(f"{runs[0].path} has no task with written answers that rubric {rubric.name!r} is for.")
-    tasks = sorted({key[0] for *_, each in together for key in each})
-    kinds = probes.kinds_of(rubric, tasks)
+    questions = _questions(runs, rubric, settings.limit)
+    kinds = probes.kinds_of(rubric, sorted({question.key[0] for question in questions}))
+    # Pair by pair, each pair's questions in order.
+    games = [
+        ((one, two), number, question)
+        for one, two in combinations(range(len(runs)), 2)
+        for number, question in enumerate(questions)
+    ]
 
     def cases() -> Iterator[Case]:
         if settings.probes:
             yield from probes.probe_cases(rubric, kinds)
-        for one, two, each in together:
-            for key, place, samples, judged in _pairs(each, settings.limit):
-                if _decided(samples) is None:
-                    answers = tuple(str(sample.response) for sample in samples)
-                    yield Case((one, two, key, place, 0), rubric, judged, answers)
-                    yield Case((one, two, key, place, 1), rubric, judged, answers[::-1])
+        for pairing, number, question in games:
+            samples = question.of(pairing)
+            if _decided(samples) is None:
+                answers = tuple(str(sample.response) for sample in samples)
+                yield Case((pairing, number, 0), rubric, question.judged, answers)
+                yield Case((pairing, number, 1), rubric, question.judged, answers[::-1])
 
     job = ["pairs", *(run.run.run_id for run in runs), rubric.digest]
     docket = put_before(cases, settings, job=job, folder=runs[0].path.parent, progress=progress)
-    games = [
-        _game((one, two), key, place, samples, judged, docket.verdicts)
-        for one, two, each in together
-        for key, place, samples, judged in _pairs(each, settings.limit)
-    ]
-    tournament = _tournament(runs, rubric, settings, docket, games, kinds)
+    played = [_game(pairing, number, question, docket.verdicts) for pairing, number, question in games]
+    tournament = _tournament(runs, rubric, settings, docket, played, kinds)
     name = f"judged-{digest([tournament.name, *job])[:10]}"
     path = out or runs[0].path.parent / name
-    _write_scores(runs, games, tournament)
-    write_jsonl(path / PAIRS, _preference_rows(games))
+    _write_scores(runs, played, tournament)
+    write_jsonl(path / PAIRS, _preference_rows(played))
     write_json(path / PAIRWISE, tournament.to_dict())
     return path, tournament
 
 
-Together = dict[TaskKey, list[tuple[Sample, Sample, Judged]]]
+def _questions(runs: Sequence[RunDirectory], rubric: Rubric, limit: int | None) -> list[Question]:
+    """What all runs answered in writing, task by task.
 
-
-def _together(one: RunDirectory, two: RunDirectory, rubric: Rubric) -> Together:
-    """The questions that both runs answered in writing, task by task."""
-    pair(one, two)  # Refuses runs of other documents, prompts or versions.
-    theirs = {_place(sample): sample for sample in two.samples}
-    mine: dict[TaskKey, list[Sample]] = {}
-    for sample in one.samples:
-        mine.setdefault((sample.task, sample.orthography, sample.prompt_id), []).append(sample)
-    found = {}
-    for task in one.run.tasks:
-        if task.output_type == "generate_until" and (not rubric.tasks or task.task in rubric.tasks):
-            samples = described(task, mine.get(task.key, ()))
-            found[task.key] = [(sample, theirs[_place(sample)], judged) for sample, judged in samples]
+    Raises UsageError where that is nothing, UnpairedError for runs of other documents, prompts or versions.
+    """
+    first, *others = runs
+    for other in others:
+        pair(first, other)
+    answers = [{_place(sample): sample for sample in run.samples} for run in runs]
+    asked = by_task(first.samples)
+    found = [
+        Question(task.key, judged, tuple(each[_place(sample)] for each in answers))
+        for task in first.run.tasks
+        if task.output_type == "generate_until" and (not rubric.tasks or task.task in rubric.tasks)
+        for sample, judged in described(task, asked[task.key])[:limit]
+    ]
+    if not found:
+        raise UsageError(f"{first.path} has no task with written answers that rubric {rubric.name!r} is for.")
     return found
 
 
 def _place(sample: Sample) -> tuple[str, str, str, str, int]:
     return sample.task, sample.orthography, sample.prompt_id, sample.doc_hash, sample.occurrence
-
-
-def _pairs(each: Together, limit: int | None) -> Iterator[tuple[TaskKey, int, tuple[Sample, Sample], Judged]]:
-    for key, rows in each.items():
-        for place, (one, two, judged) in enumerate(rows[:limit]):
-            yield key, place, (one, two), judged
 
 
 def _decided(samples: tuple[Sample, Sample]) -> tuple[float | None, str | None] | None:
@@ -140,18 +158,11 @@ def _decided(samples: tuple[Sample, Sample]) -> tuple[float | None, str | None] 
     return None
 
 
-def _game(
-    runs: tuple[int, int],
-    key: TaskKey,
-    place: int,
-    samples: tuple[Sample, Sample],
-    judged: Judged,
-    verdicts: Mapping[object, Verdict],
-) -> Game:
-    known = _decided(samples)
+def _game(runs: tuple[int, int], number: int, question: Question, verdicts: Mapping[object, Verdict]) -> Game:
+    known = _decided(question.of(runs))
     if known is not None:
-        return Game(runs, key, samples, judged, *known, None)
-    found = [verdicts[(*runs, key, place, turn)] for turn in (0, 1)]
+        return Game(runs, question, *known, None)
+    found = [verdicts[runs, number, turn] for turn in (0, 1)]
     reason = next((verdict.reason for verdict in found if verdict.reason), None)
     first_won = tuple(None if each.better in ("tie", None) else each.better == "first" for each in found)
     # In the second order the second run's answer stands first.
@@ -159,7 +170,7 @@ def _game(
     if got[1] is not None:
         got[1] = 1 - got[1]
     result = None if None in got else got[0] if got[0] == got[1] else 0.5
-    return Game(runs, key, samples, judged, result, reason, (first_won[0], first_won[1]), found[0].explanation)
+    return Game(runs, question, result, reason, (first_won[0], first_won[1]), found[0].explanation)
 
 
 def _tournament(
@@ -297,5 +308,5 @@ def _preference_rows(games: Sequence[Game]) -> Iterator[dict[str, str]]:
         if game.got in (0.0, 1.0) and game.first_won is not None:
             answers = [str(sample.response) for sample in game.samples]
             chosen, rejected = answers[::-1] if game.got == 1.0 else answers
-            row = {"instruction": game.judged.question, "input": game.judged.input}
+            row = {"instruction": game.question.judged.question, "input": game.question.judged.input}
             yield {**row, "chosen": chosen, "rejected": rejected}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from harness.judge.asking import Case, Docket, Settings, host_of, put_before
 from harness.judge.records import PASS, Agreement, JudgedRate, Judging, ProbeClass, write_judging
 from harness.judge.rubrics import Rubric
 from harness.judge.verdicts import Verdict
+from harness.metrics import TaskKey, by_task
 from harness.records import Sample, Score, TaskRecord
 from harness.runs import RunDirectory, write_run
 from harness.scoring import NO_ANSWER
@@ -25,8 +27,6 @@ from tasks_uz import catalog
 from tasks_uz.judged import Judged, judged_documents
 
 NOT_ASKED = "not judged (--limit)"
-
-TaskKey = tuple[str, str, str]
 
 
 def metric_names(rubric: Rubric) -> tuple[str, ...]:
@@ -56,19 +56,17 @@ def benches(run: RunDirectory, settings: Settings) -> list[Bench]:
     Raises UsageError where nothing is.
     """
     found: dict[str, Bench] = {}
-    by_task: dict[TaskKey, list[Sample]] = {}
-    for sample in run.samples:
-        by_task.setdefault((sample.task, sample.orthography, sample.prompt_id), []).append(sample)
+    asked = by_task(run.samples)
     for task in run.run.tasks:
         rubric = rubric_of(settings, task.task) if task.output_type == "generate_until" else None
         if rubric is not None:
             bench = found.setdefault(rubric.digest, Bench(rubric, {}))
-            bench.tasks[task.key] = described(task, by_task.get(task.key, ()))
+            bench.tasks[task.key] = described(task, asked[task.key])
     if not found:
-        asked = ", ".join(sorted({task.task for task in run.run.tasks}))
+        names = ", ".join(sorted({task.task for task in run.run.tasks}))
         which = "a rubric" if settings.rubric == "auto" else f"for rubric {settings.rubric!r}"
         raise UsageError(
-            f"{run.path} has no task with written answers that is {which} (it asked {asked}). "
+            f"{run.path} has no task with written answers that is {which} (it asked {names}). "
             "Try: uzbench run --tasks uz_open, or name another rubric: --rubric FILE.md"
         )
     return list(found.values())
@@ -180,10 +178,7 @@ def _judging(
     planted: tuple[ProbeClass, ...],
     agreed: Agreement | None,
 ) -> Judging:
-    unscored: dict[str, int] = {}
-    for score in scores:
-        if score.metric == PASS and score.unscored_reason:
-            unscored[score.unscored_reason] = unscored.get(score.unscored_reason, 0) + 1
+    unscored = Counter(score.unscored_reason for score in scores if score.metric == PASS and score.unscored_reason)
     return Judging(
         judge=settings.judge,
         answered_by=tuple(sorted(docket.answered_by)),
@@ -192,7 +187,7 @@ def _judging(
         metrics=metric_names(bench.rubric),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rates=tuple(_rate(key, scores, agreed) for key in bench.tasks),
-        unscored=unscored,
+        unscored=dict(unscored),
         n_neutralised=_among(docket.neutralised, number),
         n_cut=_among(docket.cut, number),
         usd=docket.usd,
@@ -214,17 +209,14 @@ def _rate(key: TaskKey, scores: Sequence[Score], agreed: Agreement | None) -> Ju
         return JudgedRate(*key, 0, n_unscored, None, None, why_not="no answer has a verdict")
     values = np.asarray([score.value for score in known], dtype=np.float64)
     found = stats.estimate(values, [score.group for score in known])
-    why_not, corrected, interval = "no human labels (--calibrate)", None, None
+    corrected: tuple[float, tuple[float, float]] | str = "no human labels (--calibrate)"
     if agreed is not None:
         # Answers that share a passage are worth fewer independent ones.
         spread = found.mean * (1 - found.mean)
         n = spread / found.stderr**2 if found.stderr and spread and found.n_clusters < len(known) else len(known)
-        result = corrected_rate(found.mean, n, agreed.sensitivity, agreed.specificity)
-        if isinstance(result, str):
-            why_not = result
-        else:
-            (corrected, interval), why_not = result, ""
-    return JudgedRate(*key, len(known), n_unscored, found.mean, found.ci95, corrected, interval, why_not or None)
+        corrected = corrected_rate(found.mean, n, agreed.sensitivity, agreed.specificity)
+    told = (None, None, corrected) if isinstance(corrected, str) else (*corrected, None)
+    return JudgedRate(*key, len(known), n_unscored, found.mean, found.ci95, *told)
 
 
 def _judged_task(task: TaskRecord, rubric: Rubric, name: str) -> TaskRecord:

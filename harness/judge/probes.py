@@ -109,14 +109,19 @@ def kinds_of(rubric: Rubric, tasks: Sequence[str]) -> set[str]:
     return {KIND_OF_TASK[task] for task in mine if task in KIND_OF_TASK} or set(KIND_OF_TASK.values())
 
 
+def _planted(rubric: Rubric, kinds: set[str]) -> Iterator[Probe]:
+    """The answers that are planted under a rubric: beside the good answer neither itself nor none tells anything."""
+    for kind, probe in probes():
+        if kind in kinds and (rubric.kind == "pointwise" or probe.classes[0] not in (GOOD, EMPTY)):
+            yield probe
+
+
 def probe_cases(rubric: Rubric, kinds: set[str]) -> Iterator[Case]:
     """The planted answers under a rubric: alone, or beside the good answer in both orders."""
-    for kind, probe in probes():
-        if kind not in kinds:
-            continue
+    for probe in _planted(rubric, kinds):
         if rubric.kind == "pointwise":
             yield Case(("probe", rubric.digest, probe.key), rubric, probe.judged, (probe.answer,))
-        elif probe.classes[0] not in (GOOD, EMPTY):
+        else:
             for turn, answers in enumerate(((probe.good, probe.answer), (probe.answer, probe.good))):
                 yield Case(("probe", rubric.digest, probe.key, turn), rubric, probe.judged, answers)
 
@@ -124,12 +129,11 @@ def probe_cases(rubric: Rubric, kinds: set[str]) -> Iterator[Case]:
 def read_probes(rubric: Rubric, kinds: set[str], verdicts: Mapping[Any, Verdict]) -> tuple[ProbeClass, ...]:
     """How a judge took each class, from its verdicts."""
     accepted: dict[str, list[bool | None]] = defaultdict(list)
-    for kind, probe in probes():
-        if kind in kinds and (rubric.kind == "pointwise" or probe.classes[0] not in (GOOD, EMPTY)):
-            passed = _passed(rubric, probe, verdicts)
-            # An attack counts for its kind and for its language, not by itself.
-            for name in probe.classes[1:] or probe.classes:
-                accepted[name].append(passed)
+    for probe in _planted(rubric, kinds):
+        passed = _passed(rubric, probe, verdicts)
+        # An attack counts for its kind and for its language, not by itself.
+        for name in probe.classes[1:] or probe.classes:
+            accepted[name].append(passed)
     if rubric.kind == "pointwise" and rubric.graded:
         accepted[LENGTHENED] = list(_lengthened(rubric, kinds, verdicts))
     return tuple(_class(name, accepted[name], rubric) for name in sorted(accepted, key=_place))
@@ -152,8 +156,8 @@ def _passed(rubric: Rubric, probe: Probe, verdicts: Mapping[Any, Verdict]) -> bo
 
 
 def _lengthened(rubric: Rubric, kinds: set[str], verdicts: Mapping[Any, Verdict]) -> Iterator[bool | None]:
-    for kind, probe in probes():
-        if kind in kinds and probe.classes == (PADDED,):
+    for probe in _planted(rubric, kinds):
+        if probe.classes == (PADDED,):
             good, padded = (verdicts["probe", rubric.digest, (probe.question, name)].grades for name in (GOOD, PADDED))
             yield None if good is None or padded is None else padded[rubric.overall] > good[rubric.overall]
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ class Rubric:
         """The example verdicts, as they stand in the text."""
         return [json.loads(block) for block in _EXAMPLE.findall(self.text)]
 
-    @property
+    @cached_property
     def likely_output(self) -> float:
         """About how many tokens a verdict has: those of the examples, and the check."""
         lengths = [likely_tokens(json.dumps(each, ensure_ascii=False)) + 10 for each in self.examples]
@@ -221,6 +221,11 @@ def named(name: str, language: str = "en") -> Rubric:
         raise UnknownNameError(
             "rubric", name, names(), f"All: {', '.join(names())}, auto, or a file of your own (*.md)."
         )
+    return _shipped(name, language)
+
+
+@lru_cache(maxsize=32)
+def _shipped(name: str, language: str) -> Rubric:
     return read_rubric(FOLDER / f"{name}.{language}.md")
 
 
