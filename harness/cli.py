@@ -51,6 +51,13 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+# What the commands that pay for their answers share.
+BaseUrl = Annotated[str | None, typer.Option(help="Of a server that speaks OpenAI's protocol. Default: OpenAI's own.")]
+MaxUsd = Annotated[float, typer.Option(help="US dollars that are never exceeded.")]
+Batch = Annotated[bool, typer.Option("--batch", help="By the Batch API: half the price, within a day.")]
+Concurrency = Annotated[int, typer.Option(help="Calls at once, at most.")]
+Timeout = Annotated[float, typer.Option(help="Seconds for an answer, before it is asked again.")]
+PriceTable = Annotated[Path | None, typer.Option(help="A table in place of harness/prices.yaml.")]
 Out = Annotated[Path, typer.Option(help="Where run directories and the store of answers are kept.")]
 
 
@@ -426,11 +433,9 @@ def judge(
     ] = "auto",
     language: Annotated[str, typer.Option(help="Of the rubrics that ship: en or uz.")] = "en",
     judge: Annotated[str, typer.Option(help="The model that judges; best pinned to a date.")] = "gpt-4o",
-    base_url: Annotated[
-        str | None, typer.Option(help="Of a server that speaks OpenAI's protocol. Default: OpenAI's own.")
-    ] = None,
-    max_usd: Annotated[float, typer.Option(help="US dollars that are never exceeded.")] = 5.0,
-    batch: Annotated[bool, typer.Option("--batch", help="By the Batch API: half the price, within a day.")] = False,
+    base_url: BaseUrl = None,
+    max_usd: MaxUsd = 5.0,
+    batch: Batch = False,
     calibrate: Annotated[
         Path | None, typer.Option(help="Human labels (JSONL: question, answer, label) to hold the judge against.")
     ] = None,
@@ -439,9 +444,9 @@ def judge(
     ] = None,
     probes: Annotated[bool, typer.Option(help="Planted answers, to know the judge.")] = True,
     limit: Annotated[int | None, typer.Option(help="Answers a task, for trying; the others stay unscored.")] = None,
-    concurrency: Annotated[int, typer.Option(help="Questions at once, at most.")] = 32,
-    timeout: Annotated[float, typer.Option(help="Seconds for an answer, before it is asked again.")] = 120.0,
-    prices: Annotated[Path | None, typer.Option(help="A table in place of harness/prices.yaml.")] = None,
+    concurrency: Concurrency = 32,
+    timeout: Timeout = 120.0,
+    prices: PriceTable = None,
     out: Annotated[
         Path | None, typer.Option(help="Of several runs: where the verdicts go. Default: beside the runs.")
     ] = None,
@@ -719,11 +724,9 @@ def generate(
     out: Annotated[Path, typer.Option(help="Directory of the run; the same one goes on where it was.")],
     n: Annotated[int, typer.Option("--n", help="Rows to keep.")] = 23_000,
     model: Annotated[str, typer.Option(help="The model that writes; best pinned to a date.")] = "gpt-4o",
-    base_url: Annotated[
-        str | None, typer.Option(help="Of a server that speaks OpenAI's protocol. Default: OpenAI's own.")
-    ] = None,
-    max_usd: Annotated[float, typer.Option(help="US dollars that are never exceeded.")] = 10.0,
-    batch: Annotated[bool, typer.Option("--batch", help="By the Batch API: half the price, within a day.")] = False,
+    base_url: BaseUrl = None,
+    max_usd: MaxUsd = 10.0,
+    batch: Batch = False,
     quality: Annotated[
         bool, typer.Option("--quality", help="Have the model grade each row, and keep good ones.")
     ] = False,
@@ -731,9 +734,9 @@ def generate(
         Path | None, typer.Option(help="Prompts, shares and thresholds. Default: train/selfinstruct/settings.yaml.")
     ] = None,
     seeds: Annotated[Path | None, typer.Option(help="Seed tasks, JSONL. Default: the 175 that ship.")] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests at once, at most.")] = 32,
-    timeout: Annotated[float, typer.Option(help="Seconds for an answer, before it is asked again.")] = 300.0,
-    prices: Annotated[Path | None, typer.Option(help="A table in place of harness/prices.yaml.")] = None,
+    concurrency: Concurrency = 32,
+    timeout: Timeout = 300.0,
+    prices: PriceTable = None,
     mirror: Annotated[
         Path | None, typer.Option(help="Hub data sets to hold rows against. Default: $UZBENCH_MIRROR.")
     ] = None,

@@ -85,6 +85,10 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise UsageError(f"{where}: expected a list, saw {value!r}.")
         return tuple(_checked(part, arguments[0], where) for part in value)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where}: expected names and values, saw {value!r}.")
+        return {str(key): _checked(part, arguments[1], f"{where}: {key}") for key, part in value.items()}
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
             return float(value)

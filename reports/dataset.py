@@ -99,11 +99,12 @@ def render_page(made: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> s
         aims = made["aims"][axis]
         total = sum(aims.values())
         found = [(name, made["cells"][axis].get(name, 0) / n, weight / total) for name, weight in aims.items()]
-        parts.append(f"<h2>{axis.capitalize()}</h2>\n{_figure(plots.shares(f'Rows by {axis}', found))}")
+        drawn_shares = plots.shares(f"Rows by {axis}", found)
+        parts.append(f"<h2>{axis.capitalize()}</h2>\n{drawn_shares.figure(text(drawn_shares.title))}")
     verbs = made["diversity"].get("verbs") or {}
     if verbs:
         caption = "Inside the last word of a request's first sentence, outside the word before it."
-        parts.append(f"<h2>What is asked for</h2>\n{_figure(plots.wheel('Requests by their verb', verbs), caption)}")
+        parts.append(f"<h2>What is asked for</h2>\n{plots.wheel('Requests by their verb', verbs).figure(caption)}")
     parts += [
         f"<h2>Balance</h2>\n{_balance(made, HTML)}",
         f"<h2>Diversity</h2>\n{diversity_table(made, HTML)}",
@@ -196,13 +197,6 @@ def _balance(made: Mapping[str, Any], writer: Writer) -> str:
     if not made["off_balance"]:
         return writer.paragraph("Every share is within a quarter of its aim.")
     return writer.paragraph("Off its aim: " + "; ".join(writer.text(each) for each in made["off_balance"]) + ".")
-
-
-def _figure(plot: plots.Plot, caption: str = "") -> str:
-    return (
-        f'<figure>\n<div class="wide">{plot.svg()}</div>\n<div class="narrow">{plot.svg(plots.NARROW)}</div>\n'
-        f"<figcaption>{text(caption or plot.title)}</figcaption>\n</figure>\n"
-    )
 
 
 def headline(made: Mapping[str, Any]) -> str:

@@ -164,7 +164,7 @@ def _series(series: Series | None) -> str:
     table = tables.curve_table(series, HTML) if series else ""
     if not series or not table:
         return ""
-    curves = "".join(f"<li>{_figure(plot, '', half=True)}</li>" for plot in plots.of_series(series))
+    curves = "".join(f"<li>{_small(plot)}</li>" for plot in plots.of_series(series))
     said = "In the order given, with 95 % intervals; differences are to the first, paired by document."
     return _UNADJUSTED.format(said) + (f'<ul class="curves">{curves}</ul>\n' if curves else "") + table
 
@@ -178,17 +178,12 @@ def _splits(series: Series | None) -> str:
 
 def _figures(comparison: Comparison, name: str, caption: str) -> str:
     plot = plots.of_comparison(comparison).get(name)
-    return _figure(plot, caption) if plot else ""
+    return plot.figure(caption) if plot else ""
 
 
-def _figure(plot: plots.Plot, caption: str, *, half: bool = False) -> str:
-    """A plot drawn for a page and once more for a phone; the style shows one of them. half: a small one."""
-    if half:
-        return f"<figure><figcaption>{text(plot.title)}</figcaption>{plot.svg(plots.NARROW)}</figure>"
-    return (
-        f'<figure>\n<div class="wide">{plot.svg()}</div>\n<div class="narrow">{plot.svg(plots.NARROW)}</div>\n'
-        f"<figcaption>{caption}</figcaption>\n</figure>\n"
-    )
+def _small(plot: plots.Plot) -> str:
+    """One of several plots side by side, each under its own title."""
+    return f"<figure><figcaption>{text(plot.title)}</figcaption>{plot.svg(plots.NARROW)}</figure>"
 
 
 def _wrapped(table: str) -> str:

@@ -215,9 +215,5 @@ def _plot_name(name: str, limit: int = 80) -> str:
 
 
 def _figure(rows: Sequence[Standing]) -> str:
-    drawn = plot(rows)
     baselines = "; an upright line is what needs no reading" if any(row.kind == "baseline" for row in rows) else ""
-    return (
-        f'<figure>\n<div class="wide">{drawn.svg()}</div>\n<div class="narrow">{drawn.svg(plots.NARROW)}</div>\n'
-        f"<figcaption>Scores with 95 % intervals{baselines}.</figcaption>\n</figure>\n"
-    )
+    return plot(rows).figure(f"Scores with 95 % intervals{baselines}.")

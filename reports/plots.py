@@ -81,6 +81,13 @@ class Plot:
             + "\n</svg>\n"
         )
 
+    def figure(self, caption: str) -> str:
+        """The plot for a page and once more for a phone, whose style shows one of them. caption: safe HTML."""
+        return (
+            f'<figure>\n<div class="wide">{self.svg()}</div>\n<div class="narrow">{self.svg(NARROW)}</div>\n'
+            f"<figcaption>{caption}</figcaption>\n</figure>\n"
+        )
+
 
 def standalone(svg: str) -> str:
     """A plot as a file of its own: with its style, on a ground that its ink can be read on."""

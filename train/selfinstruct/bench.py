@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -90,7 +89,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", default="23000,100000,1000000", help="kept instructions, by comma")
     chosen = parser.parse_args()
-    random.seed(1)
     measured = ours([int(each) for each in chosen.n.split(",")])
     theirs = alpaca()
     (few, at_few), (many, at_many) = theirs.items()

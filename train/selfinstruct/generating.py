@@ -19,7 +19,7 @@ import json
 import random
 import re
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -39,7 +39,18 @@ from train.contamination import eval_index
 from train.selfinstruct.filters import REASONS, Candidate, Filters, Rejected, read_tasks
 from train.selfinstruct.novelty import Novelty, folded
 from train.selfinstruct.plan import AXES, Cell, Plan, length_of
-from train.selfinstruct.writing import SEEDS, Seed, Wanted, as_request, candidates, compose, read_seeds, read_settings
+from train.selfinstruct.writing import (
+    SEEDS,
+    TEXTS,
+    Seed,
+    Wanted,
+    as_request,
+    candidates,
+    compose,
+    read_seeds,
+    read_settings,
+    texts_of,
+)
 
 REQUESTS, GENERATED = "requests.sqlite", "generated.json"
 TRAIN, VALIDATION, REJECTS, RESPONSES = "train.jsonl", "validation.jsonl", "rejects.jsonl", "responses.jsonl"
@@ -215,7 +226,7 @@ class _Run:
         self.plan = Plan(wanted.shares)
         self.kept: list[Kept] = []
         self.rejected: list[Rejected] = []
-        self.recent: list[bool] = []
+        self.recent: deque[bool] = deque(maxlen=LOOKED_AT)
         self.answered_by: set[str] = set()
         self.cells: dict[int, Cell] = {}
         self.waiting: dict[int, Answer] = {}
@@ -273,7 +284,7 @@ class _Run:
             chance = random.Random(f"{self.key}:{len(self.cells)}")
             cell = self.plan.draw(chance, self.choices.n)
             places = chance.sample(range(len(self.kept)), min(len(self.kept), self.wanted.generated_per_prompt))
-            shown = [vars_of(self.kept[place][0]) for place in places]
+            shown = [texts_of(self.kept[place][0]) for place in places]
             messages = compose(self.wanted, cell, self.seeds, shown, chance)
             yield self._request(self.journal.note(cell, messages), cell, messages)
             n += 1
@@ -331,16 +342,14 @@ class _Run:
         self.recent += [False] * len(found)
 
     def _hopeless(self) -> bool:
-        recent = self.recent[-LOOKED_AT:]
-        return len(recent) == LOOKED_AT and sum(recent) < HOPELESS * LOOKED_AT
+        return len(self.recent) == LOOKED_AT and sum(self.recent) < HOPELESS * LOOKED_AT
 
     def _check_hope(self) -> None:
-        recent = self.recent[-LOOKED_AT:]
         if self._hopeless():
             reasons = Counter(each.reason for each in self.rejected[-LOOKED_AT:])
             (reason, n), *_ = reasons.most_common(1)
             raise UsageError(
-                f"{self.choices.model}: of the last {LOOKED_AT} rows {sum(recent)} were kept, {n} were refused as "
+                f"{self.choices.model}: of the last {LOOKED_AT} rows {sum(self.recent)} were kept, {n} were refused as "
                 f"{reason!r} (see {self.choices.out / REJECTS}). Try another model or other --settings."
             )
 
@@ -350,22 +359,21 @@ class _Run:
         """Has the model grade each row that wasn't graded, and takes out what isn't good enough."""
         grades = {}
         todo = [place for place in range(len(self.kept)) if place not in self.graded]
-        keys = ("instruction", "input", "output")
         schema = {
             "type": "object",
-            "properties": {"explanation": {"type": "string"}, **{key: {"type": "integer"} for key in keys}},
-            "required": ["explanation", *keys],
+            "properties": {"explanation": {"type": "string"}, **{key: {"type": "integer"} for key in TEXTS}},
+            "required": ["explanation", *TEXTS],
             "additionalProperties": False,
         }
 
         def requests() -> Iterator[Request]:
             for place in todo:
-                row = json.dumps(vars_of(self.kept[place][0]), ensure_ascii=False)
+                row = json.dumps(texts_of(self.kept[place][0]), ensure_ascii=False)
                 messages = (("system", self.wanted.quality), ("user", row))
                 yield Request(messages, 400, schema=schema, likely_output=70, salt=self.key, tag=place)
 
         def take(request: Request, answer: Answer) -> None:
-            grades[request.tag] = _lowest(answer.text, keys)
+            grades[request.tag] = _lowest(answer.text)
 
         self._ask(requests(), take)
         kept = []
@@ -390,7 +398,7 @@ class _Run:
         sample = []
         for number in range(40):
             cell = plan.draw(chance, self.choices.n)
-            written = [vars_of_seed(seed) for seed in chance.sample(list(self.seeds), self.wanted.generated_per_prompt)]
+            written = [texts_of(seed) for seed in chance.sample(list(self.seeds), self.wanted.generated_per_prompt)]
             messages = compose(self.wanted, cell, self.seeds, written, chance)
             sample.append(as_request(self.wanted, -number, cell, messages, "estimate"))
         found = self.client.estimate(sample, batch=self.choices.batch)
@@ -411,6 +419,7 @@ class _Run:
         rows = [each for place, each in enumerate(self.kept) if not self.choices.quality or place in self.graded]
         rows = rows[: self.choices.n]
         train, validation = split(rows)
+        refused = Counter(each.reason for each in self.rejected)
         paths = [
             write_jsonl(out / TRAIN, (self._row(each) for each in train)),
             *_written(out / VALIDATION, [self._row(each) for each in validation]),
@@ -430,7 +439,7 @@ class _Run:
             n_validation=len(validation),
             n_requests=len(self.cells),
             n_failed=self.n_failed,
-            rejected={reason: count for reason in REASONS if (count := self._count(reason))},
+            rejected={reason: refused[reason] for reason in REASONS if reason in refused},
             cells={axis: dict(sorted(found.items())) for axis, found in _counts(rows).items()},
             aims={axis: dict(weights) for axis, weights in self.wanted.shares.items()},
             off_balance=tuple(self.plan.off_balance()),
@@ -445,14 +454,11 @@ class _Run:
         write_json(out / GENERATED, made.to_dict())
         return made
 
-    def _count(self, reason: str) -> int:
-        return sum(each.reason == reason for each in self.rejected)
-
     def _row(self, kept: Kept) -> dict[str, Any]:
         row, model, usd = kept
         return {
             "id": f"r{row.request:06d}-{row.place}",
-            **vars_of(row),
+            **texts_of(row),
             **{axis: getattr(row, axis) for axis in AXES},
             "model": model,
             "prompt": self.wanted.digest[:12],
@@ -475,20 +481,10 @@ def _written(path: Path, rows: Sequence[dict[str, Any]]) -> list[Path]:
     return []
 
 
-def vars_of(row: Candidate) -> dict[str, str]:
-    """The three texts of a row."""
-    return {"instruction": row.instruction, "input": row.input, "output": row.output}
-
-
-def vars_of_seed(seed: Seed) -> dict[str, str]:
-    """The three texts of a seed."""
-    return {"instruction": seed.instruction, "input": seed.input, "output": seed.output}
-
-
-def _lowest(text: str | None, keys: Sequence[str]) -> int | None:
+def _lowest(text: str | None) -> int | None:
     """The lowest of the grades in an answer; None where one of them is none."""
     try:
-        found = [json.loads(text or "")[key] for key in keys]
+        found = [json.loads(text or "")[key] for key in TEXTS]
     except (ValueError, KeyError, TypeError):
         return None
     if any(isinstance(each, bool) or not isinstance(each, int) or not 1 <= each <= 5 for each in found):

@@ -24,7 +24,6 @@ from rapidfuzz.process import cdist
 from train.shingles import Texts
 
 Words = Sequence[str]
-Places = NDArray[np.intp]
 
 FIRST_REBUILD = 1_000
 """Kept texts at which the order of words is set anew; then at each doubling."""

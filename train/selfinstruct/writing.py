@@ -22,6 +22,9 @@ from train.selfinstruct.plan import AXES, Cell
 FOLDER = Path(__file__).parent
 SEEDS, SETTINGS = FOLDER / "seeds.jsonl", FOLDER / "settings.yaml"
 
+TEXTS = ("instruction", "input", "output")
+"""What a row is made of."""
+
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -29,8 +32,8 @@ SCHEMA = {
             "type": "array",
             "items": {
                 "type": "object",
-                "properties": {key: {"type": "string"} for key in ("instruction", "input", "output")},
-                "required": ["instruction", "input", "output"],
+                "properties": {key: {"type": "string"} for key in TEXTS},
+                "required": list(TEXTS),
                 "additionalProperties": False,
             },
         }
@@ -62,7 +65,7 @@ class Wanted:
     longest_words: int
     system: str
     user: str
-    wordings: dict[str, Any]
+    wordings: dict[str, dict[str, str]]
     quality: str
     quality_at_least: int
 
@@ -85,18 +88,11 @@ def read_settings(path: Path | None = None) -> Wanted:
     Raises DataError, UsageError, UnknownNameError.
     """
     source = path or SETTINGS
-    document = read_yaml(source)
-    weights = ("types", "registers", "alphabets", "lengths")
-    for key in weights:
-        found = document.get(key)
-        if not isinstance(found, dict) or not found or not all(_is_weight(each) for each in found.values()):
+    settings = build(Wanted, read_yaml(source), source=source)
+    for key in ("types", "registers", "alphabets", "lengths"):
+        weights = getattr(settings, key).values()
+        if not weights or min(weights) <= 0:
             raise DataError(source, f"{key}: expected names and their weights, above 0")
-    hints = {key: document[key] for key in (*weights, "wordings") if key in document}
-    if not isinstance(hints.get("wordings"), dict):
-        raise DataError(source, "wordings: expected those of alphabet and length")
-    rest = {key: value for key, value in document.items() if key not in hints}
-    wanted = build(_Rest, rest, source=source)
-    settings = Wanted(**{**vars(wanted), **hints})
     try:
         settings.user.format(examples="", n=1, **dict.fromkeys(AXES, ""))
     except (KeyError, IndexError, ValueError) as error:
@@ -104,27 +100,6 @@ def read_settings(path: Path | None = None) -> Wanted:
     if settings.rows_per_call < 1 or not 0 < settings.instruction_rouge < 1 or not 0 < settings.output_rouge < 1:
         raise UsageError(f"{source}: expected rows_per_call of 1 or more and ROUGE thresholds between 0 and 1.")
     return settings
-
-
-@dataclass(frozen=True)
-class _Rest:
-    temperature: float
-    max_tokens: int
-    rows_per_call: int
-    seeds_per_prompt: int
-    generated_per_prompt: int
-    topics: tuple[str, ...]
-    instruction_rouge: float
-    output_rouge: float
-    longest_words: int
-    system: str
-    user: str
-    quality: str
-    quality_at_least: int
-
-
-def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +131,11 @@ def read_seeds(path: Path = SEEDS) -> list[Seed]:
     return found
 
 
+def texts_of(row: Seed | Candidate) -> dict[str, str]:
+    """The three texts of a row, whoever wrote it."""
+    return {key: getattr(row, key) for key in TEXTS}
+
+
 def compose(
     wanted: Wanted, cell: Cell, seeds: Sequence[Seed], written: Sequence[Mapping[str, str]], chance: random.Random
 ) -> list[tuple[str, str]]:
@@ -166,10 +146,7 @@ def compose(
     n_alike = min(len(alike), (wanted.seeds_per_prompt + 1) // 2)
     drawn = chance.sample(alike, n_alike)
     drawn += chance.sample(others, min(len(others), wanted.seeds_per_prompt - n_alike))
-    shown: list[Mapping[str, str]] = [
-        {"instruction": each.instruction, "input": each.input, "output": each.output} for each in drawn
-    ]
-    shown += chance.sample(written, min(len(written), wanted.generated_per_prompt))
+    shown = [*map(texts_of, drawn), *chance.sample(written, min(len(written), wanted.generated_per_prompt))]
     chance.shuffle(shown)
     examples = "\n".join(json.dumps(_in_alphabet(each, values["alphabet"]), ensure_ascii=False) for each in shown)
     said = {axis: wanted.wordings.get(axis, {}).get(value, value.replace("_", " ")) for axis, value in values.items()}
@@ -177,8 +154,7 @@ def compose(
 
 
 def _in_alphabet(row: Mapping[str, str], alphabet: str) -> dict[str, str]:
-    keys = ("instruction", "input", "output")
-    return {key: convert(row[key], alphabet) if alphabet != "latin" else row[key] for key in keys}
+    return {key: convert(row[key], alphabet) if alphabet != "latin" else row[key] for key in TEXTS}
 
 
 def as_request(wanted: Wanted, number: int, cell: Cell, messages: Sequence[tuple[str, str]], salt: str) -> Request:
@@ -205,8 +181,8 @@ def candidates(rows: Sequence[Mapping[str, Any]], number: int, cell: Cell) -> li
     values = dict(zip(AXES, cell, strict=True))
     found: list[Candidate | None] = []
     for place, row in enumerate(rows):
-        texts = [row.get(key) for key in ("instruction", "input", "output")]
-        if set(row) != {"instruction", "input", "output"} or not all(isinstance(text, str) for text in texts):
+        texts = [row.get(key) for key in TEXTS]
+        if set(row) != set(TEXTS) or not all(isinstance(text, str) for text in texts):
             found.append(None)
         else:
             instruction, given, output = (str(text).strip() for text in texts)
