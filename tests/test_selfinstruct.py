@@ -495,6 +495,25 @@ def test_validation_shares_no_request_and_no_near_instruction_with_training(inde
         assert max(rouge_l(words, other) for other in asked) <= Fraction(1, 2)
 
 
+def test_row_that_goes_back_to_training_takes_those_along_that_are_near_it() -> None:
+    # Requests 25 and 75 are held apart; b is near a, which is near a row of training, and nothing else is.
+    words = [f"soʻz{number}" for number in range(12)]
+    a = " ".join([*words[:8], "a1", "a2"])
+    b = " ".join([*words[4:8], "a1", "a2", "b1", "b2"])
+    texts = {1: " ".join([*words[:8], "c1", "c2"]), 26: b, 76: a}
+    kept = [
+        (row(request=number, instruction=texts.get(number, f"x{number} y{number} z{number} w{number}")), "m", 0.0)
+        for number in range(1, 101)
+    ]
+    one, two, three = folded([texts[1], a, b])
+    assert rouge_l(one, two) > Fraction(1, 2)
+    assert rouge_l(two, three) > Fraction(1, 2)
+    assert rouge_l(one, three) <= Fraction(1, 2)
+    train, validation = split(kept)
+    assert len(train) == 100
+    assert validation == []
+
+
 def test_datasets_loads_the_set_and_training_takes_it(done: tuple[Bank, Path, Generated, OpenAIServer]) -> None:
     from datasets import load_dataset
 

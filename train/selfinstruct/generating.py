@@ -506,20 +506,25 @@ def split(rows: Sequence[Kept]) -> tuple[list[Kept], list[Kept]]:
     held = {number for place, number in enumerate(requests) if place % step == step // 2}
     train = [each for each in rows if each[0].request not in held]
     known = Novelty(LEAK_ROUGE)
-    for found in folded(row.instruction for row, *_ in train):
-        known.add(found)
-    by_request: dict[int, list[Kept]] = {}
+    _know(known, train)
+    apart: dict[int, list[Kept]] = {}
     for each in rows:
         if each[0].request in held:
-            by_request.setdefault(each[0].request, []).append(each)
-    leaking = {
-        number
-        for number, some in by_request.items()
-        if any(known.likest(found) is not None for found in folded(row.instruction for row, *_ in some))
-    }
-    validation = [each for number, some in by_request.items() if number not in leaking for each in some]
-    inside = {id(each) for each in validation}
-    return [each for each in rows if id(each) not in inside], validation
+            apart.setdefault(each[0].request, []).append(each)
+    # What goes back to training may be near another row that was held apart: looked at until nothing more does.
+    while leaking := [number for number, some in apart.items() if _is_near(known, some)]:
+        for number in leaking:
+            _know(known, apart.pop(number))
+    return [each for each in rows if each[0].request not in apart], [each for some in apart.values() for each in some]
+
+
+def _know(known: Novelty, rows: Sequence[Kept]) -> None:
+    for instruction in folded(row.instruction for row, *_ in rows):
+        known.add(instruction)
+
+
+def _is_near(known: Novelty, rows: Sequence[Kept]) -> bool:
+    return any(known.likest(instruction) is not None for instruction in folded(row.instruction for row, *_ in rows))
 
 
 _WORD = re.compile(r"\w[\wʻʼ'‘’`-]*")
